@@ -1,0 +1,21 @@
+# Uses the active environment; PYTHON=... picks another.
+PYTHON ?= python
+WORKERS ?= 2
+
+.PHONY: demo test check docs clean
+
+demo:  ## prune and fine-tune the shipped model on real images, save it, load it again
+	$(PYTHON) -m vitprune demo --out runs/demo --force
+
+test:  ## all tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal
+
+check:  ## linting and types
+	$(PYTHON) -m ruff check src tests
+	$(PYTHON) -m mypy
+
+docs:  ## regenerate docs/models.md from a run of the model matrix
+	$(PYTHON) -m tests.matrix docs/models.md
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,242 @@
+"""A plan that keeps within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+import numpy as np
+
+from vitprune.allocate.ranking import Cluster, Steps, rank_steps, top_units
+from vitprune.allocate.solve import Cost, fit_budget, sizes_after
+from vitprune.allocate.target import METRICS, Target, human
+from vitprune.allocate.widths import Minimum, check_minimum, least, permitted_sizes
+from vitprune.arrays import Ints, Scores
+from vitprune.errors import TargetError
+from vitprune.plan import GroupPlan, Plan, keep_all
+from vitprune.trace.graph import KINDS, Graph
+
+Scope = Literal["isomorphic", "global", "local"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+# The residual width is left out by default: removing one channel of it changes every layer at once, which costs most
+# accuracy for what it saves, and every model can reach half of its MACs without. Whole blocks are left out since their
+# scores do not compare with those of units. Both are asked for by naming them.
+DEFAULT_KINDS = ("mlp", "heads", "qk", "v")
+
+
+def allocate(
+    graph: Graph,
+    scores: Scores,
+    target: Target | str | None,
+    *,
+    scope: Scope = "isomorphic",
+    kinds: Iterable[str] = DEFAULT_KINDS,
+    round_to: int = 8,
+    minimum: Minimum = None,
+    protect: Iterable[str] = (),
+    ratios: Mapping[str, float] | None = None,
+    inexact: bool = False,
+) -> Plan:
+    """The plan that keeps the most valuable units within the budget; the result never costs more than asked.
+
+    What is obtained lies within 1 % of the target, or within one rounding step where that is larger (then
+    `settings["notes"]` says so). Everything that was not considered is in `settings["not_pruned"]`, with the reason.
+
+    scope: "isomorphic" (every kind loses the same share, the units compete within their kind), "global" (one threshold
+    on the scores), "local" (every group loses the same share).
+    kinds: group kinds that may shrink.
+    round_to: sizes are multiples of it (see `rounding_step` for small and per-head sizes; heads go one by one).
+    minimum: smallest size, one number or per kind.
+    protect: patterns (as in file names) of group names that keep their size.
+    ratios: per kind the share of units that stays, fixed; the other kinds make up for the rest of the target.
+    target: None when the ratios alone decide.
+    inexact: let groups shrink for which masking and removal differ.
+
+    Groups of `graph.cosize` keep equal sizes; which units may differ. Each lane (head) keeps its own best units.
+
+    Raises TargetError for malformed settings, and for an unreachable target (with the smallest reachable value).
+    """
+    wanted = Target.parse(target) if isinstance(target, str) else target
+    chosen, fixed_ratios, patterns = tuple(dict.fromkeys(kinds)), dict(ratios or {}), tuple(protect)
+    _check(graph, scope, chosen, round_to, minimum, patterns, fixed_ratios, wanted)
+    left_out = _left_out(graph, chosen, round_to, minimum, patterns, inexact)
+    clusters, notes = _clusters(graph, left_out, round_to, minimum)
+    clusters = _apply_ratios(clusters, scores, scope, fixed_ratios, free=wanted is not None)
+    steps = rank_steps(clusters, scores, scope)
+    sizes = (
+        sizes_after(clusters, steps, len(steps.cluster))
+        if wanted is None
+        else _reach(graph, clusters, steps, wanted, chosen, round_to, notes)
+    )
+    size_of = {g.name: int(n) for c, n in zip(clusters, sizes, strict=True) for g in c.groups}
+    groups = {
+        g.name: GroupPlan(g.kind, g.size, g.lanes, top_units(scores[g.name], size_of[g.name]))
+        if size_of.get(g.name, g.size) < g.size
+        else keep_all(g)
+        for g in graph.groups
+    }
+    return Plan(
+        groups,
+        graph.fingerprint,
+        asked={} if wanted is None else {wanted.metric: wanted.value},
+        obtained=obtained(graph, size_of),
+        settings={
+            "scope": scope,
+            "kinds": list(chosen),
+            "round_to": round_to,
+            "minimum": minimum if isinstance(minimum, int) else dict(minimum or {}),
+            "protect": list(patterns),
+            "ratios": fixed_ratios,
+            "not_pruned": left_out,
+            "frozen": {f.where: f.reason for f in graph.frozen},
+            "notes": notes,
+        },
+    )
+
+
+def obtained(graph: Graph, sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Per metric the cost at `sizes`, the dense cost, and their ratio."""
+    return {
+        metric: {"value": value, "dense": dense, "ratio": value / dense if dense else 1.0}
+        for metric, value, dense in zip(METRICS, graph.cost(sizes), graph.cost(), strict=True)
+    }
+
+
+def _check(
+    graph: Graph,
+    scope: str,
+    kinds: Sequence[str],
+    round_to: int,
+    minimum: Minimum,
+    patterns: Sequence[str],
+    ratios: Mapping[str, float],
+    target: Target | None,
+) -> None:
+    if scope not in SCOPES:
+        raise TargetError(f"scope must be one of {', '.join(SCOPES)}, but got {scope!r}")
+    unknown = [k for k in kinds if k not in KINDS]
+    if unknown or not kinds:
+        raise TargetError(f"kinds must be some of {', '.join(KINDS)}, but got {', '.join(unknown) or 'none'}")
+    if round_to < 1:
+        raise TargetError(f"round_to must be at least 1, but got {round_to}")
+    check_minimum(minimum)
+    for pattern in patterns:
+        if not any(fnmatchcase(g.name, pattern) for g in graph.groups):
+            raise TargetError(f"protect pattern {pattern!r} matches no group; `vitprune inspect` lists the names")
+    for kind, ratio in ratios.items():
+        if kind not in kinds:
+            raise TargetError(f"ratios name kind {kind!r}, which is not among the kinds to prune: {', '.join(kinds)}")
+        if not 0 < ratio <= 1:
+            raise TargetError(f"ratio of {kind} must be in (0, 1], the share that stays, but got {ratio:g}")
+    if target is None and not ratios:
+        raise TargetError("give a target, or ratios per kind")
+
+
+def _left_out(
+    graph: Graph, kinds: Sequence[str], round_to: int, minimum: Minimum, patterns: Sequence[str], inexact: bool
+) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for group in graph.groups:
+        pattern = next((p for p in patterns if fnmatchcase(group.name, p)), None)
+        low = least(group, minimum)
+        if group.kind not in kinds:
+            reasons[group.name] = f"kind {group.kind} is not among the kinds to prune"
+        elif pattern is not None:
+            reasons[group.name] = f"protected by {pattern!r}"
+        elif not group.exact and not inexact:
+            reasons[group.name] = "; ".join(group.notes) or "removing its units is not the same as zeroing them"
+        elif group.size <= low:
+            reasons[group.name] = f"its size {group.size} is not above the minimum {low}"
+        elif len(permitted_sizes(group, round_to, low)) == 1:
+            reasons[group.name] = f"no size below {group.size} is a multiple of {round_to} and at least {low}"
+    return reasons
+
+
+def _clusters(
+    graph: Graph, left_out: Mapping[str, str], round_to: int, minimum: Minimum
+) -> tuple[list[Cluster], list[str]]:
+    together = {g.name: {g.name} for g in graph.groups if g.name not in left_out}
+    notes: list[str] = []
+    for names in graph.cosize:
+        free = [n for n in names if n in together]
+        if free and len(free) < len(names):
+            missing = next(n for n in names if n not in together)
+            notes.append(f"{', '.join(free)}: may differ in size from {missing}, which keeps its size")
+        if free:
+            union = set().union(*(together[n] for n in free))
+            for name in union:
+                together[name] = union
+    clusters: list[Cluster] = []
+    done: set[str] = set()
+    for group in graph.groups:
+        if group.name not in together or group.name in done:
+            continue
+        members = tuple(g for g in graph.groups if g.name in together[group.name])
+        assert len({g.size for g in members}) == 1, [g.name for g in members]
+        done |= together[group.name]
+        sizes = permitted_sizes(group, round_to, least(group, minimum))
+        for other in members[1:]:
+            sizes = np.intersect1d(sizes, permitted_sizes(other, round_to, least(other, minimum)))
+        clusters.append(Cluster(members, sizes))
+    return clusters, notes
+
+
+def _apply_ratios(
+    clusters: Sequence[Cluster], scores: Scores, scope: str, ratios: Mapping[str, float], free: bool
+) -> list[Cluster]:
+    """Clusters of a kind with a fixed ratio keep just one size; the others, unless `free`, their dense size."""
+    fixed: dict[int, int] = {}
+    for kind, ratio in ratios.items():
+        positions = [i for i, c in enumerate(clusters) if any(g.kind == kind for g in c.groups)]
+        part = [clusters[i] for i in positions]
+        steps = rank_steps(part, scores, scope)
+        dense = sum(int(c.sizes[-1]) for c in part)
+        sizes = fit_budget(part, steps, lambda sizes: float(sizes.sum()), ratio * dense)
+        if sizes is None:
+            smallest = sum(int(c.sizes[0]) for c in part) / dense
+            raise TargetError(f"ratio of {kind} must be at least {smallest:.4g} with this rounding, but got {ratio:g}")
+        for position, size in zip(positions, sizes.tolist(), strict=True):
+            if fixed.setdefault(position, size) != size:
+                names = ", ".join(g.name for g in clusters[position].groups)
+                raise TargetError(f"ratios: {names} keep equal sizes; give their kinds the same ratio")
+    result: list[Cluster] = []
+    for position, cluster in enumerate(clusters):
+        only = fixed.get(position, None if free else int(cluster.sizes[-1]))
+        result.append(cluster if only is None else Cluster(cluster.groups, np.array([only], dtype=np.int64)))
+    return result
+
+
+def _reach(
+    graph: Graph,
+    clusters: Sequence[Cluster],
+    steps: Steps,
+    target: Target,
+    kinds: Sequence[str],
+    round_to: int,
+    notes: list[str],
+) -> Ints:
+    inside = {g.name for c in clusters for g in c.groups}
+    keep = {name: size for name, size in graph.sizes().items() if name not in inside}
+    polynomial = graph.macs if target.metric == "macs" else graph.params
+    cost = Cost(polynomial, clusters, keep)
+    dense = round(polynomial.evaluate(graph.sizes()))
+    budget = target.budget(dense)
+    sizes = fit_budget(clusters, steps, cost, budget)
+    if sizes is None:
+        smallest = cost(sizes_after(clusters, steps, 0))
+        others = [k for k in KINDS if k not in kinds and any(g.kind == k for g in graph.groups)]
+        remedy = f", or add kinds ({', '.join(others)})" if others else ""
+        raise TargetError(
+            f"target {target} ({human(budget)} of {human(dense)} {target.metric}) cannot be reached: the smallest "
+            f"reachable with kinds {','.join(kinds)} and round_to {round_to} is {target.metric}="
+            f"{np.ceil(smallest / dense * 1e4) / 1e4:g} ({human(smallest)}); ask for more, lower the minimum{remedy}"
+        )
+    reached = cost(sizes)
+    assert reached <= budget * (1 + 1e-9), (reached, budget)
+    if reached < 0.99 * budget:
+        notes.append(
+            f"obtained {target.metric}={reached / dense:.4f} for {target}: no rounding step fits into what is left"
+        )
+    return sizes

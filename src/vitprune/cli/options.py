@@ -1,0 +1,104 @@
+"""Arguments and options that several commands share, and their parsing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitprune.errors import TargetError
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="timm:NAME[?checkpoint=PATH&...], hf:ID-or-FOLDER, torchvision:NAME, module:package.mod:factory, "
+        "shipped:fmnist-vit, or a folder saved by vitprune.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="An image folder (train/CLASS and val/CLASS, or CLASS folders), fashion-mnist[:DIR], "
+        "fashion-mnist-sample, cifar10:DIR, or datasets:DIR.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many images per split.", show_default=False)]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read image files.")]
+RepeatChannels = Annotated[
+    bool, typer.Option("--repeat-channels", help="One-channel image files for a 3-channel model.")
+]
+ValFraction = Annotated[float, typer.Option(min=0.001, max=0.9, help="Share split off where there is no val/.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder to save in. [default: runs/NAME]", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output folder of vitprune's.")]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with a stopped run of the same settings.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+NewHead = Annotated[bool, typer.Option("--new-head", help="A new classifier for the classes of the data.")]
+AllowModule = Annotated[
+    str | None,
+    typer.Option(metavar="PKG.MOD:FACTORY", help="Callable that a saved folder may name.", show_default=False),
+]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Epochs = Annotated[int, typer.Option(min=0, help="Epochs of training; 0 leaves it out.")]
+Lr = Annotated[float, typer.Option(help="Peak learning rate (AdamW, cosine).")]
+BatchSize = Annotated[int, typer.Option(help="Images per step.")]
+WeightDecay = Annotated[float, typer.Option(help="Not on biases and norms.")]
+Warmup = Annotated[float, typer.Option(help="Epochs of linear warm-up.")]
+Smoothing = Annotated[float, typer.Option(help="Label smoothing.")]
+Mixup = Annotated[float, typer.Option(help="Alpha of mixup; 0 is off.")]
+Cutmix = Annotated[float, typer.Option(help="Alpha of CutMix; 0 is off.")]
+Ema = Annotated[float, typer.Option(help="Decay of averaged weights; 0 is off.")]
+Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror training images at random.")]
+CropPadding = Annotated[int, typer.Option(min=0, help="Pixels of padding before a random crop; 0 is off.")]
+Erasing = Annotated[float, typer.Option(help="Probability of random erasing.")]
+Amp = Annotated[str, typer.Option(help="auto, no, bf16 or fp16.")]
+
+
+def train_settings(epochs: int, **values: Any) -> Any:
+    """The TrainSettings of a run, None for no epochs. Raises TrainError for values out of range."""
+    from vitprune.recover import TrainSettings
+
+    return TrainSettings(epochs=epochs, **values) if epochs else None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in "a,b, c"."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def ratios(pairs: Sequence[str]) -> dict[str, float]:
+    """Ratio per kind of "mlp=0.5" texts. Raises TargetError for other forms."""
+    found: dict[str, float] = {}
+    for pair in pairs:
+        kind, _, number = pair.partition("=")
+        try:
+            found[kind.strip()] = float(number)
+        except ValueError as error:
+            raise TargetError(f"--ratio must be KIND=SHARE, such as mlp=0.5, but got {pair!r}") from error
+    return found
+
+
+def default_out(model: str, suffix: str) -> Path:
+    """runs/NAME-SUFFIX with a name made of the model's."""
+    head = model.partition("?")[0].rstrip("/")
+    stem = head.replace("\\", "/").rpartition("/")[2].rpartition(":")[2] or "model"
+    return Path("runs") / f"{stem}-{suffix}"
+
+
+def checked_scope(text: str) -> Any:
+    """The scope of that name. Raises TargetError for another word."""
+    from vitprune.allocate import SCOPES
+
+    if text not in SCOPES:
+        raise TargetError(f"--scope must be one of {', '.join(SCOPES)}, but got {text!r}")
+    return text

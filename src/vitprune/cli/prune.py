@@ -1,0 +1,149 @@
+"""`vitprune prune` and `vitprune demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitprune.cli import options as o
+from vitprune.cli.run import print_json
+
+Minimum = Annotated[int | None, typer.Option(min=1, show_default=False)]
+
+
+def prune(
+    model: o.Model,
+    data: o.Data,
+    target: Annotated[
+        str,
+        typer.Option(metavar="METRIC=VALUE", help="macs=0.5, params=0.4 (shares), macs=4.6G, params=12M (absolute)."),
+    ] = "macs=0.5",
+    method: Annotated[str, typer.Option(help="magnitude-l2, magnitude-l1 or random.")] = "magnitude-l2",
+    scope: Annotated[
+        str,
+        typer.Option(
+            help="isomorphic: units compete within their kind; global: one threshold; local: the same share everywhere."
+        ),
+    ] = "isomorphic",
+    kinds: Annotated[str, typer.Option(help="Of: mlp, heads, qk, v, residual, block.")] = "mlp,heads,qk,v",
+    round_to: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 8,
+    min_heads: Minimum = None,
+    min_qk: Minimum = None,
+    min_v: Minimum = None,
+    min_mlp: Minimum = None,
+    min_residual: Minimum = None,
+    protect: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Groups that keep their size; may be repeated.")
+    ] = None,
+    ratio: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=SHARE", help="Fixed share that stays of a kind; may be repeated.")
+    ] = None,
+    epochs: o.Epochs = 10,
+    lr: o.Lr = 2e-4,
+    batch_size: o.BatchSize = 64,
+    weight_decay: o.WeightDecay = 0.05,
+    warmup: o.Warmup = 1.0,
+    label_smoothing: o.Smoothing = 0.1,
+    mixup: o.Mixup = 0.0,
+    cutmix: o.Cutmix = 0.0,
+    ema: o.Ema = 0.0,
+    flip: o.Flip = True,
+    crop_padding: o.CropPadding = 0,
+    erasing: o.Erasing = 0.0,
+    amp: o.Amp = "auto",
+    distill: Annotated[bool, typer.Option("--distill/--no-distill", help="The dense model teaches.")] = True,
+    new_head: o.NewHead = False,
+    limit: o.Limit = None,
+    val_fraction: o.ValFraction = 0.1,
+    workers: o.Workers = 0,
+    repeat_channels: o.RepeatChannels = False,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    out: o.Out = None,
+    force: o.Force = False,
+    resume: o.Resume = True,
+    allow_module: o.AllowModule = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Prune MODEL to a target, fine-tune it on DATA, measure it before and after, and save it."""
+    from vitprune.allocate.target import Target
+    from vitprune.pipeline.prune_run import PruneSettings, run_prune
+    from vitprune.pipeline.setup import DataSettings
+    from vitprune.progress import make_progress
+
+    minimum = {"heads": min_heads, "qk": min_qk, "v": min_v, "mlp": min_mlp, "residual": min_residual}
+    settings = PruneSettings(
+        Target.parse(target),
+        method,
+        o.checked_scope(scope),
+        o.names(kinds),
+        round_to,
+        {kind: value for kind, value in minimum.items() if value is not None},
+        tuple(protect or ()),
+        o.ratios(ratio or ()),
+    )
+    training = o.train_settings(
+        epochs,
+        lr=lr,
+        batch_size=batch_size,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup,
+        label_smoothing=label_smoothing,
+        mixup=mixup,
+        cutmix=cutmix,
+        ema=ema,
+        flip=flip,
+        crop_padding=crop_padding,
+        erasing=erasing,
+        amp=amp,
+        seed=seed,
+    )
+    result = run_prune(
+        model,
+        DataSettings(data, limit, val_fraction, workers, repeat_channels),
+        settings,
+        training,
+        out or o.default_out(model, target.replace("=", "-")),
+        seed=seed,
+        device=device,
+        force=force,
+        resume=resume,
+        distill=distill,
+        new_head=new_head,
+        allow_module=allow_module,
+        progress=make_progress(quiet),
+    )
+    _show(result, json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to save in.")] = Path("runs/demo"),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of fine-tuning.")] = 5,
+    device: o.Device = "cpu",
+    force: o.Force = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Prune half of a small trained ViT's MACs on real images: no network, about two minutes on two CPU cores."""
+    from vitprune.pipeline.demo_run import run_demo
+    from vitprune.progress import make_progress
+
+    _show(run_demo(out, device=device, force=force, epochs=epochs, progress=make_progress(quiet)), json)
+
+
+def _show(result: Any, json: bool) -> None:
+    from vitprune.report import print_rows
+
+    plan = result.plan
+    if json:
+        rows = [row.to_json() for row in result.rows]
+        about = {"asked": plan.asked, "obtained": plan.obtained, "notes": plan.settings.get("notes", [])}
+        print_json({"out": str(result.folder), **about, "rows": rows, "history": result.history})
+        return
+    asked = ", ".join(f"{k}={v:g}" for k, v in plan.asked.items())
+    got = ", ".join(f"{k}={v['ratio']:.4f}" for k, v in plan.obtained.items())
+    print_rows(result.rows, f"asked {asked or 'nothing'}; obtained {got or 'nothing pruned'}")
+    print(f"saved: {result.folder}  (vitprune.load({str(result.folder)!r}))")

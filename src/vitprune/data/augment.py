@@ -1,0 +1,89 @@
+"""Seeded augmentation. Tensor names: B images, C channels, H height, W width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitprune.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentSettings:
+    """What is done to training images; zero switches a part off. Mixing of images belongs to the training loop."""
+
+    flip: bool = True  # mirror left-right with probability 0.5
+    crop_padding: int = 0  # pixels of black padding at 32 x 32 (scaled with the size) before a random crop
+    erasing: float = 0.0  # probability that a rectangle of 2 % to 25 % of an image is blanked
+    resized_crop: float = 0.0  # image folders: smallest share of the area that a random crop keeps; 0 = central crop
+    color_jitter: float = 0.0  # image folders: strength of brightness, contrast and saturation changes
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0 or not (0 <= self.erasing <= 1 and 0 <= self.resized_crop <= 1):
+            raise DataError(f"crop padding must not be negative, erasing and crop share lie in 0..1, but got {self}")
+        if self.color_jitter < 0:
+            raise DataError(f"colour jitter must not be negative, but got {self.color_jitter}")
+
+    @classmethod
+    def none(cls) -> AugmentSettings:
+        """No augmentation."""
+        return cls(flip=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> AugmentSettings:
+        """The value that `to_json` wrote."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+def flip(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W): each image mirrored with probability one half."""
+    mirrored = torch.rand(len(x_BCHW), generator=generator) < 0.5
+    return torch.where(mirrored.to(x_BCHW.device).view(-1, 1, 1, 1), x_BCHW.flip(-1), x_BCHW)
+
+
+def shift(x_BCHW: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W): each image padded with zeros on all sides and cut back to size at a random place."""
+    batch, channels, height, width = x_BCHW.shape
+    padded = torch.nn.functional.pad(x_BCHW, (padding,) * 4)
+    offset = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator).to(x_BCHW.device)
+    rows = offset[0, :, None] + torch.arange(height, device=x_BCHW.device)
+    columns = offset[1, :, None] + torch.arange(width, device=x_BCHW.device)
+    wide = padded.gather(2, rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3]))
+    return wide.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
+
+
+def erase(x_BCHW: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W): with `probability` a rectangle of an image set to 0 (area 2-25 %, aspect 0.3-3.3).
+
+    Source: arXiv 1708.04896, with the mean (0 after normalisation) as the fill and a smaller largest area.
+    """
+    batch, _, height, width = x_BCHW.shape
+    draw = torch.rand(5, batch, generator=generator).to(x_BCHW.device)
+    area = (0.02 + draw[0] * 0.23) * height * width
+    aspect = torch.exp((draw[1] * 2 - 1) * 1.2)
+    high = (area * aspect).sqrt().round().clamp(1, height)
+    wide = (area / aspect).sqrt().round().clamp(1, width)
+    top, left = (draw[2] * (height - high + 1)).floor(), (draw[3] * (width - wide + 1)).floor()
+    row = torch.arange(height, device=x_BCHW.device)
+    column = torch.arange(width, device=x_BCHW.device)
+    in_rows = (row >= top[:, None]) & (row < (top + high)[:, None])
+    in_columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
+    hit = (draw[4] < probability)[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+    return x_BCHW.masked_fill(hit[:, None], 0.0)
+
+
+def move(x_BCHW: Tensor, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W) images, 0 being black, mirrored and shifted on their own device; `generator` lives on the CPU."""
+    if settings.flip:
+        x_BCHW = flip(x_BCHW, generator)
+    if settings.crop_padding:
+        x_BCHW = shift(x_BCHW, max(1, round(settings.crop_padding * x_BCHW.shape[-1] / 32)), generator)
+    return x_BCHW

@@ -1,0 +1,162 @@
+"""The pipeline from Python, a step at a time or in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitprune import models, store
+from vitprune import trace as tracing
+from vitprune.allocate import DEFAULT_KINDS, Scope, Target, allocate
+from vitprune.errors import ModelError, StoreError
+from vitprune.models import LoadedModel
+from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
+from vitprune.pipeline.versions import versions
+from vitprune.plan import Plan
+from vitprune.preprocessing import Preprocessing
+from vitprune.score import Scores
+from vitprune.score import score as compute_scores
+from vitprune.shrink import shrink as carry_out
+from vitprune.trace.graph import Graph
+
+__all__ = ["allocate", "load", "load_model", "prune", "save", "score", "shrink", "trace"]
+
+
+def load_model(
+    spec: str, *, num_classes: int | None = None, device: str = "cpu", seed: int = 0, allow_module: str | None = None
+) -> LoadedModel:
+    """A dense or saved model with its source and preprocessing, by the MODEL text of the command line.
+
+    num_classes: another count than the checkpoint's gives a new head, by `seed`. allow_module: as for `load`.
+
+    Raises ModelError or StoreError when it cannot be had.
+    """
+    return open_model(spec, num_classes=num_classes, device=device, seed=seed, allow_module=allow_module).loaded
+
+
+def trace(model: nn.Module | LoadedModel, example: Tensor | Sequence[Any] | None = None) -> Graph:
+    """The groups, costs and limits of a model, from one example input (a batch of images, or all arguments).
+
+    A LoadedModel needs no example. Raises ModelError when the model cannot be captured.
+    """
+    if isinstance(model, LoadedModel):
+        given = models.example(model.preprocessing) if example is None else example
+        return tracing.trace(model.model, trace_batch(given))
+    if example is None:
+        raise ModelError("trace needs an example input: a batch of images, or a tuple of all arguments")
+    return tracing.trace(model, trace_batch(example))
+
+
+def score(
+    graph: Graph,
+    model: nn.Module | LoadedModel,
+    method: str = "magnitude-l2",
+    seed: int = 0,
+    batches: Iterable[Any] | None = None,
+) -> Scores:
+    """Importance of every unit of every group: name -> float64 (lanes, size), larger is more important.
+
+    Raises ScoreError for an unknown method, missing data, or weights that are not finite.
+    """
+    return compute_scores(graph, model.model if isinstance(model, LoadedModel) else model, method, seed, batches)
+
+
+def shrink(
+    model: nn.Module | LoadedModel, graph: Graph, plan: Plan, example: Tensor | Sequence[Any] | None = None
+) -> nn.Module:
+    """A new, smaller module of the same class, compared with the masked dense one on the example.
+
+    A LoadedModel needs no example; for other modules it is what the model was traced with.
+
+    Raises OracleError when the comparison fails, ModelError without an example or when a forward cannot be rewritten.
+    """
+    plan.check(graph)
+    if isinstance(model, LoadedModel):
+        given = models.example(model.preprocessing) if example is None else example
+        return carry_out(model.model, graph, plan, example=trace_batch(given))
+    if example is None:
+        raise ModelError("shrink needs the example input that the model was traced with")
+    return carry_out(model, graph, plan, example=trace_batch(example))
+
+
+def prune(
+    model: nn.Module,
+    example: Tensor | Sequence[Any],
+    target: Target | str = "macs=0.5",
+    *,
+    method: str = "magnitude-l2",
+    seed: int = 0,
+    scope: Scope = "isomorphic",
+    kinds: Iterable[str] = DEFAULT_KINDS,
+    round_to: int = 8,
+    minimum: int | Mapping[str, int] | None = None,
+    protect: Iterable[str] = (),
+    ratios: Mapping[str, float] | None = None,
+    batches: Iterable[Any] | None = None,
+) -> tuple[nn.Module, Plan]:
+    """A smaller model of the same class, for an own training loop, and the plan that it was made by.
+
+    `model` stays as it is. The result was compared with the masked dense model on the way.
+
+    Raises TargetError for a target that is malformed or out of reach, ModelError when the model cannot be captured,
+    OracleError when the comparison fails.
+    """
+    args = trace_batch(example)
+    graph = tracing.trace(model, args)
+    scores = compute_scores(graph, model, method, seed, batches)
+    plan = allocate(
+        graph,
+        scores,
+        target,
+        scope=scope,
+        kinds=kinds,
+        round_to=round_to,
+        minimum=minimum,
+        protect=protect,
+        ratios=ratios,
+    )
+    plan = replace(plan, method=method, settings={**plan.settings, "seed": seed}, versions=versions())
+    return carry_out(model, graph, plan, example=args), plan
+
+
+def save(
+    folder: Path | str,
+    model: nn.Module,
+    plan: Plan,
+    origin: LoadedModel | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] = (),
+    metrics: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Path:
+    """The folder that holds the model, its plan and what its input looks like.
+
+    `origin` is what `load_model` gave for the dense model; without it, `plan.source` and `preprocessing` must be given.
+
+    Raises StoreError when the folder is in use (see `force`) or cannot be written, PlanError without a source.
+    """
+    if origin is not None:
+        plan = replace(plan, source=origin.source.to_json())
+        preprocessing = preprocessing or origin.preprocessing
+    if preprocessing is None:
+        raise StoreError("save needs origin= (what load_model gave) or preprocessing=")
+    plan = plan if plan.versions else replace(plan, versions=versions())
+    return store.save(folder, model, plan, preprocessing, classes=classes, metrics=metrics, force=force)
+
+
+def load(folder: Path | str, device: str = "cpu", *, allow_module: str | None = None) -> nn.Module:
+    """The saved model in eval mode: the module class of its own library, with pruned widths.
+
+    allow_module: "package.mod:factory" that may be imported and called, for a folder made from a module: source.
+
+    Raises StoreError when the folder is incomplete, was edited, or no longer gives the stored probe output, or names a
+    callable that was not allowed.
+    """
+    contents = store.read(Path(folder))
+    check_code(contents, allow_module)
+    return store.load(contents, rebuild, device=device)

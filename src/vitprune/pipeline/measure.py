@@ -1,0 +1,67 @@
+"""One row of the table: a model's size, cost, accuracy and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from vitprune import evaluate, models
+from vitprune.data import Batches, Data
+from vitprune.preprocessing import Preprocessing
+from vitprune.progress import Progress
+from vitprune.report import Row
+
+LATENCY_REPEATS = 40
+
+
+def row_of(name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress) -> Row:
+    """The row of a model: parameters counted, top-1 measured on `test`; MACs as the traced polynomial gives them."""
+    accuracy = evaluate.accuracy(model, test, device, progress=progress)
+    return Row(
+        name,
+        sum(p.numel() for p in model.parameters()),
+        macs,
+        top1=accuracy.top1,
+        ci95=accuracy.ci95,
+        images=accuracy.n,
+        bytes=tensor_bytes(model),
+    )
+
+
+def tensor_bytes(model: nn.Module) -> int:
+    """Bytes of the model's tensors, shared ones once: the size of its safetensors file but for the header."""
+    seen = {(t.device, t.data_ptr(), tuple(t.shape)): t.numel() * t.element_size() for t in model.state_dict().values()}
+    return sum(seen.values())
+
+
+def with_latency(
+    rows: list[Row], named: Mapping[str, nn.Module], preprocessing: Preprocessing, device: str
+) -> list[Row]:
+    """The rows with the median latency at batch 1 (ms) of the models of the same name, measured in turns."""
+    image = models.example(preprocessing, batch=1)
+    measured = evaluate.latency(named, image, batch_sizes=(1,), repeats=LATENCY_REPEATS, device=device)
+    by_name = {r.name: r.median_ms for r in measured}
+    return [replace(row, latency_ms=by_name.get(row.name)) for row in rows]
+
+
+def row_from_json(fields: Mapping[str, Any]) -> Row:
+    """The row that `Row.to_json` wrote."""
+    values = dict(fields)
+    if values.get("ci95") is not None:
+        low, high = values["ci95"]
+        values["ci95"] = (low, high)
+    return Row(**values)
+
+
+def measured_split(data: Data) -> Batches:
+    """Images that measured accuracy is of: the set's test images where it has some, else its validation images."""
+    return data.val if data.test is None else data.test
+
+
+def say(row: Row) -> str:
+    """The row in one line."""
+    top1 = "" if row.top1 is None else f"top-1 {100 * row.top1:.2f} % of {row.images} images, "
+    return f"{row.name}: {top1}{row.params:,} parameters, {row.macs:,} MACs"

@@ -1,0 +1,234 @@
+"""The whole of `vitprune prune`: trace, prune, fine-tune, measure, save; resumes after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitprune import models, store
+from vitprune.allocate import DEFAULT_KINDS, Scope, allocate
+from vitprune.allocate.allocate import obtained
+from vitprune.allocate.target import Target
+from vitprune.compose import compose
+from vitprune.data import Data
+from vitprune.files import check_free
+from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
+from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
+from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
+from vitprune.pipeline.stages import WorkFolder
+from vitprune.pipeline.versions import versions
+from vitprune.plan import Plan
+from vitprune.progress import Progress, Silent
+from vitprune.recover import TrainSettings, fit
+from vitprune.report import Row
+from vitprune.score import score
+from vitprune.score.registry import lookup
+from vitprune.shrink import shrink
+from vitprune.store.read import PLAN
+from vitprune.store.tensors import load_tensors_, save_tensors
+from vitprune.trace import trace
+from vitprune.trace.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class PruneSettings:
+    """What to remove."""
+
+    target: Target
+    method: str = "magnitude-l2"
+    scope: Scope = "isomorphic"
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    round_to: int = 8
+    minimum: Mapping[str, int] = field(default_factory=dict)
+    protect: tuple[str, ...] = ()
+    ratios: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PruneResult:
+    """What a run gave."""
+
+    folder: Path
+    plan: Plan
+    rows: tuple[Row, ...]  # dense, pruned, and fine-tuned where there was training
+    history: Mapping[str, Any] | None
+
+
+def run_prune(
+    spec: str,
+    data: DataSettings,
+    settings: PruneSettings,
+    training: TrainSettings | None,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    allow_module: str | None = None,
+    force: bool = False,
+    resume: bool = True,
+    distill: bool = True,
+    new_head: bool = False,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Prunes the model that `spec` names and saves it at `out`; `training` None leaves fine-tuning out.
+
+    distill: fine-tune with the dense model as teacher.
+    force, resume: replace an output folder; go on with the work folder that a stopped run of the same settings left.
+
+    Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
+    """
+    said = progress or Silent()
+    check_free(out, force=force, marker=PLAN)
+    lookup(settings.method)
+    place = resolve_device(device)
+    how = training or TrainSettings(seed=seed)
+    opened, images = open_both(
+        spec, data, how, device=place, progress=said, new_head=new_head, allow_module=allow_module
+    )
+    work = WorkFolder.open(
+        out,
+        {
+            "model": opened.loaded.source.to_json() if opened.plan is None else spec,
+            "data": asdict(data),
+            "prune": asdict(settings),
+            "train": None if training is None else training.to_json(),
+            "seed": seed,
+            "distill": distill,
+            "new_head": new_head,
+        },
+        resume=resume,
+    )
+    run = _Run(opened, images, settings, seed, place, work, said)
+    run.dense()
+    model = run.prune()
+    history = run.tune(model, training, teacher=opened.model if distill and not new_head else None)
+    plan, rows = run.close(model)
+    metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
+    metrics |= {} if training is None else {"training": training.to_json(), "history": history}
+    store.save(out, model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force)
+    work.remove()
+    return PruneResult(out, plan, tuple(rows), history)
+
+
+class _Run:
+    """The stages of one run; each is skipped when the work folder holds its result."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        data: Data,
+        settings: PruneSettings,
+        seed: int,
+        device: str,
+        work: WorkFolder,
+        progress: Progress,
+    ) -> None:
+        self.opened, self.data, self.settings, self.seed = opened, data, settings, seed
+        self.device, self.work, self.progress = device, work, progress
+        self.test = measured_split(data)
+        self.rows: list[Row] = []
+        self.tuned = False
+        self.example = models.example(opened.loaded.preprocessing).to(device)
+        self.progress.line("tracing the model")
+        self.graph: Graph = trace(opened.model, (self.example,))
+        self.plan = Plan({})
+
+    def dense(self) -> None:
+        """Measures the model as it came."""
+        self._row("dense", self.opened.model, self.graph.cost()[0])
+
+    def prune(self) -> nn.Module:
+        """The smaller model, checked against the masked dense one, and measured."""
+        done = self.work.result("pruned-weights")
+        if done is not None:
+            self.plan = Plan.from_json(done)
+            self.plan.check(self.graph)
+            model = shrink(self.opened.model, self.graph, self.plan, check=False, example=(self.example,))
+            load_tensors_(self.work.path / "pruned.safetensors", model)
+            self.progress.line(f"going on with the pruned model in {self.work.path}")
+        else:
+            self.plan = self._decide()
+            model = shrink(self.opened.model, self.graph, self.plan, example=(self.example,))
+            save_tensors(self.work.path / "pruned.safetensors", model, {})
+            self.work.finish("pruned-weights", self.plan.to_json())
+        for name, got in self.plan.obtained.items():
+            wanted = f", asked {self.settings.target}" if name == self.settings.target.metric else ""
+            self.progress.line(f"obtained {name}={got['ratio']:.4f}{wanted} ({got['value']:,} of {got['dense']:,})")
+        for note in self.plan.settings["notes"]:
+            self.progress.line(f"note: {note}")
+        model.to(self.device).eval()
+        self._row("pruned", model, self.plan.obtained["macs"]["value"])
+        return model
+
+    def _decide(self) -> Plan:
+        # a method that needs data gets the training images
+        scores = score(self.graph, self.opened.model, self.settings.method, self.seed, self.data.train)
+        chosen = self.settings
+        plan = allocate(
+            self.graph,
+            scores,
+            chosen.target,
+            scope=chosen.scope,
+            kinds=chosen.kinds,
+            round_to=chosen.round_to,
+            minimum=chosen.minimum,
+            protect=chosen.protect,
+            ratios=chosen.ratios,
+        )
+        return replace(
+            plan,
+            method=chosen.method,
+            settings={**plan.settings, "seed": self.seed},
+            source=self.opened.loaded.source.to_json(),
+            versions=versions(),
+        )
+
+    def tune(self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None) -> Any:
+        """Trains the model in place; the training history as JSON, None without training."""
+        if training is None:
+            return None
+        history = self.work.result("tuned-weights")
+        if history is not None:
+            load_tensors_(self.work.path / "tuned.safetensors", model)
+        else:
+            history = fit(
+                model,
+                self.data.train,
+                self.data.val,
+                training,
+                device=self.device,
+                teacher=teacher,
+                checkpoint_dir=self.work.path / "training",
+                progress=self.progress,
+            ).to_json()
+            save_tensors(self.work.path / "tuned.safetensors", model, {})
+            self.work.finish("tuned-weights", history)
+        self._row("fine-tuned", model, self.plan.obtained["macs"]["value"])
+        self.tuned = True
+        return history
+
+    def close(self, model: nn.Module) -> tuple[Plan, list[Row]]:
+        """The plan relative to the library's dense model, and the rows with latencies, dense and pruned in turns."""
+        last = "fine-tuned" if self.tuned else "pruned"
+        named = {"dense": self.opened.model, last: model}
+        rows = with_latency(self.rows, named, self.opened.loaded.preprocessing, self.device)
+        if self.opened.plan is None:
+            return self.plan, rows
+        _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)
+        both = compose(self.opened.plan, self.plan, dense)
+        both = replace(both, obtained=obtained(dense, both.sizes()))
+        rebuild(both, self.opened.loaded.preprocessing)  # if that fails, then before anything is written
+        return both, rows
+
+    def _row(self, name: str, model: nn.Module, macs: int) -> None:
+        done = self.work.result(name)
+        row = row_from_json(done) if done is not None else None
+        if row is None:
+            row = row_of(name, model, macs, self.test, self.device, self.progress)
+            self.work.finish(name, row.to_json())
+        self.rows.append(row)
+        self.progress.line(say(row))

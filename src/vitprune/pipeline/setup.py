@@ -1,0 +1,86 @@
+"""A model and the data it is trained and measured on, made to fit each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitprune.data import AugmentSettings, Data, open_data
+from vitprune.errors import DataError, ModelError
+from vitprune.pipeline.opening import Opened, open_model
+from vitprune.progress import Progress
+from vitprune.recover import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Which images, and how they are read."""
+
+    spec: str  # the DATA argument
+    limit: int | None = None  # at most so many images per split
+    val_fraction: float = 0.1
+    workers: int = 0
+    repeat_channels: bool = False  # one-channel image files for a three-channel model
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" as "cuda" where there is one, else "cpu"; other names as they are.
+
+    Raises ModelError when the device cannot be used.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used: {reason}; choose cpu or auto") from error
+    return device
+
+
+def open_both(
+    spec: str,
+    wanted: DataSettings,
+    training: TrainSettings,
+    *,
+    device: str,
+    progress: Progress,
+    new_head: bool = False,
+    weights: bool = True,
+    allow_module: str | None = None,
+) -> tuple[Opened, Data]:
+    """The model on `device`, and data with its preprocessing, whose class count is that of its head.
+
+    new_head: give the model a head for the classes of the data.
+
+    Raises ModelError, DataError or StoreError when one cannot be had or they do not fit.
+    """
+    seed = training.seed
+    opened = open_model(spec, weights=weights, device=device, seed=seed, allow_module=allow_module)
+    data = open_data(
+        wanted.spec,
+        opened.loaded.preprocessing,
+        seed=seed,
+        val_fraction=wanted.val_fraction,
+        batch_size=training.batch_size,
+        workers=wanted.workers,
+        augment=AugmentSettings.from_json(training.to_json()),
+        limit=wanted.limit,
+        device=device,
+        repeat_channels=wanted.repeat_channels,
+    )
+    classes = len(data.classes)
+    if classes != opened.loaded.num_classes:
+        if not new_head:
+            has = f"a head of {opened.loaded.num_classes}" if opened.loaded.num_classes else "no classifier"
+            raise DataError(
+                f"{wanted.spec} has {classes} classes, but the model has {has}; give --new-head for a head of "
+                f"{classes}, or data with the model's own classes"
+            )
+        opened = open_model(
+            spec, num_classes=classes, weights=weights, device=device, seed=seed, allow_module=allow_module
+        )
+    for note in (*opened.loaded.notes, *data.notes):
+        progress.line(f"note: {note}")
+    return opened, data

@@ -1,0 +1,83 @@
+"""Training without pruning: `vitprune train` (from scratch) and `vitprune finetune` (from trained weights)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from vitprune import models, store
+from vitprune.files import check_free
+from vitprune.pipeline.measure import measured_split, row_of, say
+from vitprune.pipeline.prune_run import PruneResult
+from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
+from vitprune.pipeline.stages import WorkFolder
+from vitprune.pipeline.versions import versions
+from vitprune.plan import Plan, identity
+from vitprune.progress import Progress, Silent
+from vitprune.recover import TrainSettings, fit
+from vitprune.report import Row
+from vitprune.store.read import PLAN
+from vitprune.trace import trace
+
+
+def run_train(
+    spec: str,
+    data: DataSettings,
+    training: TrainSettings,
+    out: Path,
+    *,
+    from_scratch: bool,
+    device: str = "auto",
+    allow_module: str | None = None,
+    force: bool = False,
+    resume: bool = True,
+    new_head: bool = False,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Trains the model that `spec` names and saves it at `out`.
+
+    from_scratch: start from the library's initial weights, with a head for the data's classes.
+    force, resume: as for `run_prune`.
+
+    Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
+    """
+    said = progress or Silent()
+    check_free(out, force=force, marker=PLAN)
+    place = resolve_device(device)
+    opened, images = open_both(
+        spec,
+        data,
+        training,
+        device=place,
+        progress=said,
+        new_head=new_head or from_scratch,
+        weights=not from_scratch,
+        allow_module=allow_module,
+    )
+    wanted = {"model": spec, "data": asdict(data), "train": training.to_json(), "from_scratch": from_scratch}
+    work = WorkFolder.open(out, wanted, resume=resume)
+    graph = trace(opened.model, (models.example(opened.loaded.preprocessing).to(place),))
+    test, rows = measured_split(images), list[Row]()
+    macs = graph.cost()[0]
+    if not from_scratch:
+        rows.append(row_of("before", opened.model, macs, test, place, said))
+        said.line(say(rows[-1]))
+    history = fit(
+        opened.model,
+        images.train,
+        images.val,
+        training,
+        device=place,
+        checkpoint_dir=work.path / "training",
+        progress=said,
+    ).to_json()
+    rows.append(row_of("trained" if from_scratch else "fine-tuned", opened.model, macs, test, place, said))
+    said.line(say(rows[-1]))
+    plan: Plan = opened.plan or replace(identity(graph), source=opened.loaded.source.to_json(), versions=versions())
+    metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
+    metrics |= {"training": training.to_json(), "history": history}
+    store.save(
+        out, opened.model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force
+    )
+    work.remove()
+    return PruneResult(out, plan, tuple(rows), history)

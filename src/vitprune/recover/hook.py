@@ -1,0 +1,39 @@
+"""What other stages may do inside a training step (masks, gates, counters)."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+class StepHook(Protocol):
+    """Called by `fit` around every optimizer step; `step` counts from 0 over the whole run."""
+
+    def before_forward(self, step: int) -> None:
+        """Before the forward pass of the step."""
+
+    def after_backward(self, step: int) -> None:
+        """When gradients are there, before they are clipped and applied."""
+
+    def after_step(self, step: int) -> None:
+        """When the optimizer has changed the weights, before they are averaged."""
+
+
+@runtime_checkable
+class LossHook(Protocol):
+    """A hook that adds a term to the loss."""
+
+    def extra_loss(self, step: int) -> Tensor:
+        """A scalar that is added to the loss of the step."""
+
+
+@runtime_checkable
+class StatefulHook(Protocol):
+    """A hook with state of its own, saved and restored with every checkpoint."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that hold the state."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores the state."""

@@ -1,0 +1,101 @@
+"""Device, precision and processes of a training run, by accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vitprune.recover.settings import TrainError
+
+
+def resolve_amp(amp: str, device: str) -> str:
+    """The precision to run in; "auto" is "bf16" where the device has bf16 matrix units (CUDA, AMX), else "no"."""
+    if amp != "auto":
+        return amp
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "bf16" if device == "cpu" and tiles is not None and tiles() else "no"
+
+
+class Runtime:
+    """One accelerate Accelerator, and the model it may have wrapped for several processes."""
+
+    def __init__(self, device: str, amp: str) -> None:
+        """`device`: "cpu", "cuda", "cuda:0"; `amp`: "no", "bf16" or "fp16"."""
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, PartialState
+
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise TrainError(f"device {device!r} was asked for, but torch sees no CUDA device; use device 'cpu'")
+        if not PartialState._shared_state or PartialState().num_processes == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)  # else a second run keeps the first one's precision
+        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision=amp, step_scheduler_with_optimizer=False)
+        self.distributed = self._accelerator.num_processes > 1
+        named = torch.device(device)
+        self.device = self._accelerator.device if self.distributed or named.index is None else named
+        self.amp = amp
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return int(self._accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and progress."""
+        return bool(self._accelerator.is_main_process)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The module to call in training: the model itself, or its DistributedDataParallel wrapper."""
+        if not self.distributed:
+            return model
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[self.device.index] if self.device.type == "cuda" else None
+        )
+
+    def prepare(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The optimizer under accelerate, which adds the gradient scaling of fp16."""
+        return self._accelerator.prepare_optimizer(optimizer)
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Runs the forward pass in the run's precision.
+
+        On the CPU in bf16 attention is computed by plain matmuls: the backward pass of the fused kernel is several
+        times slower there.
+        """
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with ExitStack() as stack:
+            if self.amp != "no":
+                dtype = torch.bfloat16 if self.amp == "bf16" else torch.float16
+                stack.enter_context(torch.autocast(self.device.type, dtype))
+            if self.device.type == "cpu" and self.amp == "bf16":
+                stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagates, scaled where fp16 needs it."""
+        self._accelerator.backward(loss)
+
+    def clip(self, parameters: list[nn.Parameter], limit: float) -> None:
+        """Scales gradients down to a total norm of at most `limit`."""
+        self._accelerator.clip_grad_norm_(parameters, limit)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        return cast(Tensor, self._accelerator.reduce(value, reduction="sum")) if self.distributed else value
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        self._accelerator.wait_for_everyone()

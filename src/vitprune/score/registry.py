@@ -1,0 +1,60 @@
+"""The table of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from vitprune.score import magnitude_l1, magnitude_l2, random
+from vitprune.score.types import Method, ScoreError, ScoreInfo, ScoreInputs, Scores
+from vitprune.trace.graph import Graph
+
+__all__ = ["METHODS", "Method", "ScoreInfo", "ScoreInputs", "Scores", "lookup", "register", "score"]
+
+METHODS: dict[str, Method] = {
+    "magnitude-l2": magnitude_l2.METHOD,
+    "magnitude-l1": magnitude_l1.METHOD,
+    "random": random.METHOD,
+}
+
+
+def register(method: Method) -> Method:
+    """`method`, now found under its name. Raises ScoreError when the name is taken."""
+    if method.info.name in METHODS:
+        raise ScoreError(f"score {method.info.name!r} is registered already; choose another name")
+    METHODS[method.info.name] = method
+    return method
+
+
+def lookup(name: str) -> Method:
+    """The score of that name. Raises ScoreError, listing the names and the nearest one, when there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    near = get_close_matches(name, METHODS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ScoreError(f"method must be one of {', '.join(METHODS)}, but got {name!r}{hint}")
+
+
+def score(
+    graph: Graph, model: nn.Module, method: str = "magnitude-l2", seed: int = 0, batches: Iterable[Any] | None = None
+) -> Scores:
+    """Importance of every unit of every group: name -> float64 (lanes, size), larger is more important.
+
+    Raises ScoreError for an unknown method, missing data, or scores that are not finite (with the group's name).
+    """
+    chosen = lookup(method)
+    if "data" in chosen.info.needs and batches is None:
+        raise ScoreError(f"method {method!r} needs calibration batches; pass batches=")
+    scores = chosen.compute(ScoreInputs(graph, model, seed, batches))
+    for group in graph.groups:
+        values = scores[group.name]
+        assert values.shape == (group.lanes, group.size) and values.dtype == np.float64, (method, group.name)
+        if not np.isfinite(values).all():
+            raise ScoreError(
+                f"method {method!r}: the weights behind group {group.name!r} give scores that are not finite"
+            )
+    return scores

@@ -1,0 +1,47 @@
+"""What a score is given and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vitprune.arrays import Scores
+from vitprune.errors import VitpruneError
+from vitprune.trace.graph import Graph
+
+__all__ = ["Method", "ScoreError", "ScoreInfo", "ScoreInputs", "Scores"]
+
+
+class ScoreError(VitpruneError):
+    """A score that is unknown, registered twice, or cannot be computed for this model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreInfo:
+    """What a reader should know of a score before choosing it."""
+
+    name: str
+    summary: str  # one line
+    citation: str  # arXiv id or reference, "" for none
+    needs: tuple[str, ...] = ()  # any of "data", "labels", "gradients"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreInputs:
+    """Everything that a score may look at; it must leave the model as it found it."""
+
+    graph: Graph
+    model: nn.Module
+    seed: int = 0
+    batches: Iterable[Any] | None = None  # (images, labels) pairs; None when the method needs no data
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A score: its record and the function that computes it."""
+
+    info: ScoreInfo
+    compute: Callable[[ScoreInputs], Scores]

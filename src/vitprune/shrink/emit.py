@@ -1,0 +1,375 @@
+"""A module's forward, written anew from the trace with the sizes that pruning leaves.
+
+The generated function reads the same parameters under the same names and calls the same child modules; the module
+keeps its class. Sizes of the batch and of the tokens stay dynamic wherever the trace shows where they come from.
+"""
+
+from __future__ import annotations
+
+import linecache
+import operator
+import types
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Node
+
+from vitprune.shrink import pieces
+from vitprune.shrink.dynamic import expand_sizes, new_sizes, view_sizes
+from vitprune.shrink.keep import Keep
+from vitprune.shrink.literals import CREATED, SIZED, Ragged, is_ragged, literals
+from vitprune.shrink.signature import CannotEmit, Signature, attribute_path, construct, destructure
+from vitprune.trace.capture import module_path, op_name
+from vitprune.trace.marks import MARK, Call, composite
+
+VIEWS = frozenset("view reshape _unsafe_view flatten unflatten".split())
+SKIPPED = frozenset(["_assert_tensor_metadata"])
+ALIKE = frozenset(["contiguous", "clone", "alias", "detach", MARK])
+
+
+class Emitter:
+    """Writes one module's forward."""
+
+    def __init__(self, root: nn.Module, keep: Keep, path: str) -> None:
+        self.root, self.keep, self.path = root, keep, path
+        self.module = root.get_submodule(path)
+        captured = keep.graph.detail.captured
+        self.captured = captured
+        self.calls = captured.calls.calls
+        numbers = captured.calls.of(path)
+        if len(numbers) != 1:
+            raise CannotEmit(f"it runs {len(numbers)} times in a forward pass")
+        self.number = numbers[0]
+        self.call: Call = self.calls[self.number]
+        self.signature = Signature(self.module, self.call)
+        self.env: dict[str, Any] = {}  # node name -> expression, list of them, or Piece
+        self.lines: list[str] = []
+        self.constants: dict[str, Any] = {}
+        self.results: dict[int, str] = {}
+        self.anchor = next(iter(self.signature.leaves.values()), "next(self.parameters())")
+        self.anchor_shape: tuple[int, ...] = ()
+
+    # -- segment ---------------------------------------------------------------------------------------------------
+
+    def _mark_of(self, node: Node) -> tuple[int, int] | None:
+        if node.op == "call_function" and op_name(node) == MARK:
+            return int(node.args[1]), int(node.args[2])  # type: ignore[arg-type]
+        return None
+
+    def segment(self) -> list[Node]:
+        """The nodes that ran between the module's first and last mark."""
+        nodes = [n for n in self.captured.nodes if n.op == "call_function"]
+        mine = [i for i, n in enumerate(nodes) if (m := self._mark_of(n)) is not None and m[0] == self.number]
+        inside = [i for i, n in enumerate(nodes) if self.path in _stack(n)]
+        if not mine:
+            raise CannotEmit("it takes and returns no tensor")
+        return nodes[min([*mine, *inside]) : max(mine) + 1]
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def source(self) -> str:
+        """The function's source; fills `constants` with what it refers to."""
+        nodes = self.segment()
+        i = 0
+        while i < len(nodes):
+            i = self._step(nodes, i)
+        returned = construct(self.call.result, self.results, self.constants)
+        head = [f"def forward({self.signature.parameters}):"]
+        for name in self.signature.guards:
+            head.append(f"    if {name} is not None:")
+            head.append(
+                f"        raise ValueError('{name} is not supported by the pruned {self.path or 'model'}: it was traced "
+                f"without; trace with an example that has it')"
+            )
+        return "\n".join([*head, *(f"    {line}" for line in self.lines), f"    return {returned}", ""])
+
+    def _step(self, nodes: list[Node], i: int) -> int:
+        node = nodes[i]
+        mark = self._mark_of(node)
+        if mark is not None and mark[0] == self.number:
+            if mark[1] < self.call.inputs:
+                self.env[node.name] = self.signature.leaves[mark[1]]
+                if self.signature.leaves[mark[1]] == self.anchor:
+                    self.anchor_shape = tuple(node.meta["val"].shape)
+            else:
+                self.results[mark[1]] = self._tensor(node.args[0])
+            return i + 1
+        if mark is not None:
+            done = self._child_call(nodes, i, mark[0])
+            if done:
+                return done
+            self.env[node.name] = self.env.get(node.args[0].name)  # type: ignore[union-attr]
+            return i + 1
+        child = module_path(node)
+        if child != self.path and self._leaf_call(node, child):
+            return i + 1
+        self._operator(node)
+        return i + 1
+
+    def _child_call(self, nodes: list[Node], i: int, number: int) -> int:
+        """Emit a call of a composite child; the index after its last node, or 0 if its nodes must be inlined."""
+        call = self.calls[number]
+        prefix = f"{self.path}." if self.path else ""
+        if not call.path.startswith(prefix):
+            return 0
+        ends = [j for j in range(i, len(nodes)) if (m := self._mark_of(nodes[j])) is not None and m[0] == number]
+        leaves: dict[int, str] = {}
+        outputs: list[tuple[Node, int]] = []
+        for j in ends:
+            _, leaf = self._mark_of(nodes[j]) or (0, 0)
+            if leaf < call.inputs:
+                source = nodes[j].args[0]
+                assert isinstance(source, Node)
+                if source.op == "call_function" and source.name not in self.env:
+                    return 0
+                leaves[leaf] = self._tensor(source)
+            else:
+                outputs.append((nodes[j], leaf))
+        if len(leaves) != call.inputs or not outputs:
+            return 0
+        try:
+            args = [construct(a, leaves, self.constants) for a in call.args]
+            args += [f"{k}={construct(v, leaves, self.constants)}" for k, v in call.kwargs.items()]
+        except CannotEmit:
+            return 0
+        name = f"r{len(self.lines)}"
+        self.lines.append(f"{name} = {attribute_path(call.path[len(prefix) :])}({', '.join(args)})")
+        picks: dict[int, str] = {}
+        destructure(call.result, name, picks)
+        for node, leaf in outputs:
+            self.env[node.name] = picks[leaf]
+        return ends[-1] + 1
+
+    def _leaf_call(self, node: Node, child: str) -> bool:
+        """Emit a call of an elementary layer that ran as the one operator `node`."""
+        prefix = f"{self.path}." if self.path else ""
+        if not child.startswith(prefix):
+            return False
+        module = self.root.get_submodule(child)
+        if composite(module) or any(True for _ in module.children()):
+            return False
+        inputs = [a for a in node.args if isinstance(a, Node) and a.op != "placeholder"]
+        inputs += [a for a in node.args if isinstance(a, Node) and a.name in self.captured.inputs]
+        same = [n for n in self.captured.nodes if n.op == "call_function" and module_path(n) == child]
+        if len(inputs) != 1 or len(same) != 1 or op_name(node) in VIEWS or node.kwargs:
+            return False
+        name = f"t{len(self.lines)}"
+        self.lines.append(f"{name} = {attribute_path(child[len(prefix) :])}({self._tensor(inputs[0])})")
+        self.env[node.name] = name
+        return True
+
+    def _tensor(self, node: Any) -> str:
+        """The expression of a tensor argument."""
+        assert isinstance(node, Node)
+        if node.op == "placeholder":
+            return self._placeholder(node)
+        found = self.env.get(node.name)
+        if isinstance(found, pieces.Piece):
+            raise CannotEmit(f"unequal parts that {op_name(node)} hands on")
+        if not isinstance(found, str):
+            raise CannotEmit(f"it reads {node.name}, which is made elsewhere")
+        return found
+
+    def _placeholder(self, node: Node) -> str:
+        name = self.captured.tensors.get(node.name)
+        prefix = f"{self.path}." if self.path else ""
+        if name is not None and name.startswith(prefix):
+            return attribute_path(name[len(prefix) :])
+        if name is not None:
+            for alias, tensor in [*self.module.named_parameters(remove_duplicate=False), *self.module.named_buffers()]:
+                if tensor is _attribute(self.root, name):
+                    return attribute_path(alias)
+        if node.name in self.captured.constants:
+            target = self.captured.program.graph_signature.inputs_to_lifted_tensor_constants.get(node.name)
+            value = self.captured.program.constants.get(target)
+            if isinstance(value, torch.Tensor):
+                key = f"_tensor{len(self.constants)}"
+                self.constants[key] = value.detach().clone()
+                return f"{key}.to({self.anchor}.device)"
+        raise CannotEmit(f"it reads {name or node.name}, which it does not own")
+
+    def _argument(self, value: Any) -> str:
+        if isinstance(value, Node):
+            return self._tensor(value)
+        if isinstance(value, (list, tuple)):
+            inner = ", ".join(self._argument(v) for v in value)
+            return f"[{inner}]"
+        if isinstance(value, torch.device):
+            return f"{self.anchor}.device"
+        if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
+            return str(value)
+        if isinstance(value, float) and value in (float("inf"), float("-inf")):
+            return f"float('{value}')"
+        return repr(value)
+
+    def _operator(self, node: Node) -> None:
+        name = op_name(node)
+        if name in SKIPPED:
+            return
+        if node.target is operator.getitem:
+            source = self.env[node.args[0].name]  # type: ignore[union-attr]
+            self.env[node.name] = source[node.args[1]] if isinstance(source, list) else f"{source}[{node.args[1]}]"
+            self._settle(node)
+            return
+        first = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+        known = self.env.get(first.name) if first is not None else None
+        if isinstance(known, pieces.Piece):
+            self.env[node.name] = self._piece(node, name, known)
+            self._settle(node)
+            return
+        value = self.keep.value(node.name)
+        if name in VIEWS and value is not None and is_ragged(self.keep, value):
+            source_value = self.keep.value(first.name) if first is not None else None
+            assert source_value is not None and first is not None
+            expression = self._tensor(first)
+            piece, rest = pieces.start(self.keep, expression, source_value, value.shape)
+            if rest is not None:
+                name = f"t{len(self.lines)}"
+                sizes = view_sizes(self.keep, expression, source_value, rest)
+                self.lines.append(f"{name} = {expression}.reshape({sizes})")
+                piece = replace(piece, base=name)
+            self.env[node.name] = piece
+            return
+        self._plain(node, name)
+
+    def _plain(self, node: Node, name: str) -> None:
+        args = [self._argument(a) for a in node.args]
+        kwargs = {k: self._argument(v) for k, v in node.kwargs.items()}
+        target = f"torch.ops.{node.target}"
+        try:
+            changes = literals(self.keep, node)
+        except Ragged as error:
+            raise CannotEmit(f"unequal parts in {name}") from error
+        for change in changes:
+            if isinstance(change.position, int):
+                while len(args) <= change.position:
+                    args.append("None")
+                args[change.position] = repr(change.new)
+            else:
+                kwargs[change.position] = repr(change.new)
+            if isinstance(change.new, list) and not isinstance(change.old, list):
+                target = "torch.ops.aten.split_with_sizes.default"
+        value = self.keep.value(node.name)
+        source = self.keep.value(node.args[0].name) if node.args and isinstance(node.args[0], Node) else None
+        if name in VIEWS and value is not None and source is not None:
+            target = "torch.ops.aten.reshape.default"
+            args = [args[0], view_sizes(self.keep, args[0], source, value)]
+            kwargs = {}
+        elif name in ("expand", "broadcast_to") and value is not None and source is not None:
+            args[1] = expand_sizes(self.keep, source, value, self.anchor, self.anchor_shape)
+        elif name in (SIZED | CREATED) and value is not None:
+            args[0 if name in CREATED else 1] = new_sizes(self.keep, value, self.anchor, self.anchor_shape)
+        elif name == "repeat" and source is not None and self.anchor_shape:
+            counts = next((c.new for c in changes if c.position == 1), list(node.args[1]))  # type: ignore[arg-type]
+            lead = len(counts) - len(source.shape)
+            head = source.shape[0] if lead == 0 else 1
+            items = [str(c) for c in counts]
+            if head == 1 and counts[0] == self.anchor_shape[0] > 1:
+                items[0] = f"{self.anchor}.size(0)"
+            args[1] = "[" + ", ".join(items) + "]"
+        elif name == "scaled_dot_product_attention":
+            args, kwargs = self._dropout(args, kwargs)
+        elif name == "dropout":
+            args[2] = "self.training"
+        text = ", ".join([*args, *(f"{k}={v}" for k, v in kwargs.items())])
+        result = f"t{len(self.lines)}"
+        optional = [a for a in args[1:] if a.isidentifier() and a in self.signature.leaves.values()]
+        if name == "add" and optional:  # a mask that callers may leave out when they do not trace
+            self.lines.append(f"{result} = {args[0]} if {optional[0]} is None else {target}({text})")
+        else:
+            self.lines.append(f"{result} = {target}({text})")
+        self.env[node.name] = result
+
+    def _dropout(self, args: list[str], kwargs: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+        """Attention dropout in training, where the module has a rate for it that eval mode did not show."""
+        rate = None
+        for child_name, child in self.module.named_children():
+            used = any(module_path(n) == f"{self.path}.{child_name}" for n in self.captured.nodes)
+            if isinstance(child, nn.Dropout) and child.p > 0 and not used:
+                rate = f"self.{child_name}.p"
+        for key, value in vars(self.module).items():
+            if rate is None and "drop" in key and isinstance(value, float) and value > 0:
+                rate = f"self.{key}"
+        if rate is None:
+            return args, kwargs
+        while len(args) < 4:
+            args.append("None")
+        return [*args[:4], f"{rate} if self.training else 0.0", *args[5:]], kwargs
+
+    def _piece(self, node: Node, name: str, piece: pieces.Piece) -> Any:
+        rank = len(piece.axes)
+        if name in ALIKE:
+            return piece
+        if name == "permute":
+            return pieces.permuted(piece, [int(o) % rank for o in node.args[1]])  # type: ignore[union-attr]
+        if name == "transpose":
+            order = list(range(rank))
+            a, b = int(node.args[1]) % rank, int(node.args[2]) % rank  # type: ignore[arg-type]
+            order[a], order[b] = order[b], order[a]
+            return pieces.permuted(piece, order)
+        if name in VIEWS:
+            before, after = self.keep.value(node.args[0].name), self.keep.value(node.name)  # type: ignore[union-attr]
+            if before is None or after is None:
+                raise CannotEmit("a reshape of one of several results")
+            return pieces.reshaped(piece, before.shape, after.shape)
+        if name in ("chunk", "split", "split_with_sizes"):
+            dim = int(node.args[2]) if len(node.args) > 2 else 0  # type: ignore[arg-type]
+            parts = self.keep.graph.detail.propagated.values[node.name]
+            out, begin = [], 0
+            for k, part in enumerate(parts):
+                size = part.shape[dim % rank]
+                out.append(self._try(pieces.sliced(piece, dim, slice(begin, begin + size)), node, k))
+                begin += size
+            return out
+        if name not in ("select", "unbind"):
+            raise CannotEmit(f"unequal parts read by {name}")
+        dim = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+        if name == "select":
+            return pieces.picked(piece, dim, int(node.args[2]))  # type: ignore[arg-type]
+        kind, j = piece.axes[dim % rank]
+        count = piece.ids.shape[j] if kind == "part" else 0
+        return [self._try(pieces.picked(piece, dim, k), node, k) for k in range(count)]
+
+    def _try(self, piece: pieces.Piece, node: Node, part: int) -> Any:
+        value = self.keep.value(node.name, part)
+        return self._settled(piece, value)
+
+    def _settled(self, piece: Any, value: Any) -> Any:
+        """The piece as a tensor, as soon as it is rectangular."""
+        if not isinstance(piece, pieces.Piece) or value is None or is_ragged(self.keep, value):
+            return piece
+        sizes = [s or 0 for s in self.keep.shape(value)]
+        (expression,) = pieces.materialise(piece, sizes, self.constants)
+        name = f"t{len(self.lines)}"
+        self.lines.append(f"{name} = {expression}")
+        return name
+
+    def _settle(self, node: Node) -> None:
+        self.env[node.name] = self._settled(self.env[node.name], self.keep.value(node.name))
+
+
+def _stack(node: Node) -> set[str]:
+    return {str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
+
+
+def _attribute(root: nn.Module, name: str) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(root.get_submodule(owner), leaf, None)
+
+
+def reemit(model: nn.Module, small: nn.Module, keep: Keep, path: str) -> str:
+    """Give the module at `path` of `small` a forward written from the trace of `model`; returns its source.
+
+    Raises CannotEmit with the reason where that is not possible.
+    """
+    emitter = Emitter(model, keep, path)
+    source = emitter.source()
+    file = f"<vitprune {type(emitter.module).__name__} at {path} {id(small)}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    scope: dict[str, Any] = {"torch": torch, "device": torch.device, **emitter.constants}
+    exec(compile(source, file, "exec"), scope)  # noqa: S102 - source written above from the trace, no user text
+    target = small.get_submodule(path)
+    target.forward = types.MethodType(scope["forward"], target)  # type: ignore[method-assign]
+    return source

@@ -1,0 +1,169 @@
+"""The oracle: the shrunk model equals the dense one with the same units zeroed.
+
+Zeroing is done on parameters alone; the dense model's own code then runs. Norms take their statistics over the kept
+positions: a position counts as removed where the norm's weight is zero or, without a weight, where the input is zero
+throughout. This knows nothing of the trace but which parameter positions go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from vitprune.errors import OracleError
+from vitprune.shrink.keep import Keep
+
+
+def _moments(x: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance over the last dim, of the kept positions only."""
+    count = kept.sum()
+    mean = (x * kept).sum(-1, keepdim=True) / count
+    var = (((x - mean) * kept) ** 2).sum(-1, keepdim=True) / count
+    return mean, var
+
+
+def _kept(x: torch.Tensor, weight: torch.Tensor | None, dim: int = -1) -> torch.Tensor:
+    if weight is not None:
+        return (weight != 0).to(x.dtype)
+    return (x != 0).movedim(dim, 0).flatten(1).any(dim=1).to(x.dtype)
+
+
+def _layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    if len(shape) != 1:
+        return F.layer_norm(x, shape, weight, bias, eps)
+    kept = _kept(x, weight)
+    mean, var = _moments(x, kept)
+    out = (x - mean) * torch.rsqrt(var + eps) * kept
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    if len(shape) != 1:
+        return F.rms_norm(x, shape, weight, eps)
+    kept = _kept(x, weight)
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    out = x * torch.rsqrt(((x * kept) ** 2).sum(-1, keepdim=True) / kept.sum() + eps)
+    return out if weight is None else out * weight
+
+
+def _group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    if groups != 1:
+        return F.group_norm(x, groups, weight, bias, eps)
+    line = [1, -1] + [1] * (x.ndim - 2)
+    kept = _kept(x, weight, 1).view(line)
+    dims = tuple(range(1, x.ndim))
+    count = kept.sum() * x[0, 0].numel()
+    mean = (x * kept).sum(dims, keepdim=True) / count
+    var = (((x - mean) * kept) ** 2).sum(dims, keepdim=True) / count
+    out = (x - mean) * torch.rsqrt(var + eps)
+    out = out if weight is None else out * weight.view(line)
+    return out if bias is None else out + bias.view(line)
+
+
+def _mean(x: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    dims = [dim] if isinstance(dim, int) else list(dim or [])
+    if len(dims) != 1 or not x.is_floating_point():
+        return x.mean(**kwargs) if dim is None else x.mean(dim, keepdim, **kwargs)
+    kept = _kept(x, None, dims[0])
+    if bool(kept.all()) or not bool(kept.any()):
+        return x.mean(dim, keepdim, **kwargs)
+    return x.sum(dim, keepdim) / kept.sum()
+
+
+def _softmax(x: Any, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
+    rows = x.movedim(dim, -1)
+    if x.ndim < 3:
+        return F.softmax(x, dim)
+    gone = (rows == 0).all(dim=-2, keepdim=True).all(dim=0, keepdim=True)  # per head, if there are heads
+    gone = gone & ~gone.all(dim=-1, keepdim=True)
+    return F.softmax(rows.masked_fill(gone, -torch.inf), -1).movedim(-1, dim)
+
+
+class KeptStatistics(TorchFunctionMode):
+    """While active, norms, means and softmaxes over partly zeroed axes see the kept positions only."""
+
+    RULES: Mapping[Any, Callable[..., Any]] = {
+        F.layer_norm: _layer_norm,
+        torch.layer_norm: lambda x, shape, weight=None, bias=None, eps=1e-5, *_: _layer_norm(x, shape, weight, bias, eps),
+        F.rms_norm: _rms_norm,
+        torch.rms_norm: _rms_norm,
+        F.group_norm: _group_norm,
+        torch.Tensor.mean: _mean,
+        torch.mean: _mean,
+        F.softmax: lambda x, dim=None, _stacklevel=3, dtype=None: _softmax(x, dim),
+        torch.softmax: _softmax,
+        torch.Tensor.softmax: _softmax,
+    }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, or its rule (torch turns the mode off meanwhile)."""
+        rule = self.RULES.get(func, func)
+        if rule is func:
+            return func(*args, **(kwargs or {}))
+        return rule(*args, **(kwargs or {}))
+
+
+@contextmanager
+def masked(model: nn.Module, keep: Keep) -> Iterator[None]:
+    """Zero the removed positions of the model's parameters; they come back when the context closes."""
+    saved: list[tuple[torch.Tensor, tuple[Any, ...], torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                for dim, kept in enumerate(keep.tensor(name)):
+                    if kept is None:
+                        continue
+                    gone = torch.ones(parameter.shape[dim], dtype=torch.bool, device=parameter.device)
+                    gone[torch.as_tensor(kept, device=parameter.device)] = False
+                    where = (slice(None),) * dim + (gone,)
+                    saved.append((parameter, where, parameter[where].clone()))
+                    parameter[where] = 0
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, where, old in reversed(saved):
+                parameter[where] = old
+
+
+def tensors_in(result: Any) -> list[torch.Tensor]:
+    """All floating-point tensors of a model's result."""
+    if isinstance(result, torch.Tensor):
+        return [result] if result.is_floating_point() else []
+    if isinstance(result, Mapping):
+        return [t for v in result.values() for t in tensors_in(v)]
+    if isinstance(result, (list, tuple)):
+        return [t for v in result for t in tensors_in(v)]
+    return []
+
+
+def difference(model: nn.Module, small: nn.Module, keep: Keep, args: Any, kwargs: Mapping[str, Any]) -> float:
+    """Largest difference of the outputs, relative to the dense ones' largest value."""
+    modes = [(m, m.training) for m in [*model.modules(), *small.modules()]]
+    for root in (model, small):
+        root.train()  # clears the caches that some models fill in eval mode
+        root.eval()
+    try:
+        with torch.no_grad():
+            got = [t.clone() for t in tensors_in(small(*args, **kwargs))]
+            with masked(model, keep), KeptStatistics():
+                want = [t.clone() for t in tensors_in(model(*args, **kwargs))]
+    finally:
+        for root in (model, small):
+            root.train()
+        for m, mode in modes:
+            m.training = mode
+    if [t.shape for t in got] != [t.shape for t in want]:
+        raise OracleError(f"output shapes differ: {[tuple(t.shape) for t in got]} and {[tuple(t.shape) for t in want]}")
+    worst = 0.0
+    for a, b in zip(got, want, strict=True):
+        scale = float(b.abs().max().clamp_min(1e-12))
+        gap = float((a - b).abs().max()) / scale
+        worst = max(worst, gap if gap == gap else float("inf"))
+    return worst

@@ -1,0 +1,54 @@
+"""The README.md of a saved folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vitprune.plan import Plan
+from vitprune.preprocessing import Preprocessing
+
+
+def model_card(
+    name: str, plan: Plan, preprocessing: Preprocessing, metrics: Mapping[str, Any], classes: Sequence[str]
+) -> str:
+    """Markdown with front matter: what the model is, how it was pruned, what it scores, how to load it."""
+    base = f"{plan.source.get('kind', '?')}:{plan.source.get('name', '?')}"
+    lines = ["---", "library_name: vitprune", "tags:", "- vision-transformer", "- structured-pruning", "---", ""]
+    lines += [f"# {name}", "", f"`{base}`, structurally pruned with vitprune.", "", "```python", "import vitprune", ""]
+    lines += [f'model = vitprune.load("{name}")  # the library\'s own module, in eval mode', "```", ""]
+    lines += ["## How it was pruned", ""]
+    asked = ", ".join(f"{k}={v}" for k, v in plan.asked.items()) or "nothing in particular"
+    lines += [f"- asked: {asked}", f"- score: {plan.method or 'not recorded'}"]
+    lines += [f"- {k}: {_value(v)}" for k, v in plan.settings.items() if k not in ("not_pruned", "frozen", "notes")]
+    lines += [f"- note: {n}" for n in plan.settings.get("notes", [])]
+    lines += ["", "| | dense | pruned | ratio |", "| --- | ---: | ---: | ---: |"]
+    for key, row in plan.obtained.items():
+        lines.append(f"| {key} | {row['dense']:,} | {row['value']:,} | {row['ratio']:.4f} |")
+    rows = metrics.get("rows", [])
+    if rows:
+        lines += ["", "## Measured", "", *_table(rows)]
+    size = "x".join(map(str, preprocessing.size))
+    lines += ["", "## Input", "", f"- {preprocessing.channels} channel(s), {size} pixels (height x width)"]
+    lines += [f"- mean {list(preprocessing.mean)}, std {list(preprocessing.std)}, {preprocessing.interpolation}"]
+    if classes:
+        shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if len(classes) > 20 else "")
+        lines.append(f"- classes: {shown}")
+    lines += ["", "## Versions", "", *(f"- {k} {v}" for k, v in plan.versions.items()), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return head + ["| " + " | ".join(_value(row.get(c, "")) for c in columns) + " |" for row in rows]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,94 @@
+"""Multiply-accumulates and parameters as polynomials of the group sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+
+from vitprune.trace.graph import OpCost
+from vitprune.trace.groups import Units
+from vitprune.trace.labels import Array, Solved
+from vitprune.trace.polynomial import Monomial, Polynomial
+from vitprune.trace.propagate import Propagated
+from vitprune.trace.walk import AxisSize
+
+
+class AxisPolynomials:
+    """The size of any axis as a polynomial: a sum over the groups that have positions on it."""
+
+    def __init__(self, solved: Solved, units: Units) -> None:
+        self.solved, self.units = solved, units
+        self.cache: dict[bytes, Polynomial] = {}
+
+    def __call__(self, axis: AxisSize) -> Polynomial:
+        """Exact for every plan that keeps as many units in each lane."""
+        if not axis.labels:
+            return Polynomial.constant(axis.size)
+        finest = axis.labels[-1]
+        key = b"|".join(line.tobytes() for line in axis.labels)
+        if key not in self.cache:
+            self.cache[key] = self._size(finest, axis.labels[:-1])
+        return self.cache[key]
+
+    def _size(self, line: Array, coarse: tuple[Array, ...]) -> Polynomial:
+        s, u = self.solved, self.units
+        lone = int((line < 0).sum())
+        line, coarse = line[line >= 0], tuple(c[line >= 0] for c in coarse)
+        own_groups = u.group[s.cls[line]]
+        covering: list[set[int]] = [set() for _ in range(len(line))]
+        classes: dict[int, set[int]] = {}
+        for i, o in enumerate(s.own[line].tolist()):
+            for c in s.cover_of.get(o, ()):
+                if u.group[c] >= 0:
+                    covering[i].add(int(u.group[c]))
+                    classes.setdefault(int(u.group[c]), set()).add(c)
+        for level in coarse:
+            for i, c in enumerate(s.cls[level].tolist()):
+                if u.group[c] >= 0:
+                    covering[i].add(int(u.group[c]))
+                    classes.setdefault(int(u.group[c]), set()).add(c)
+        varying = {g for g, cs in classes.items() if len(cs) > 1}  # constant: a head of its own axis, not of this one
+        parts: Counter[tuple[int, frozenset[int]]] = Counter()
+        for g, over in zip(own_groups.tolist(), covering, strict=True):
+            parts[(g, frozenset(over & varying) - {g})] += 1
+        terms: list[tuple[Monomial, Fraction]] = [((), Fraction(lone))]
+        for (g, over), count in parts.items():
+            names: list[str] = []
+            divisor = 1
+            if g >= 0:
+                group = u.groups[g]
+                names.append(group.name)
+                divisor *= group.size
+            for o in over:
+                names.append(u.groups[o].name)
+                divisor *= u.groups[o].size
+            terms.append((tuple(names), Fraction(count, divisor)))
+        return Polynomial.of(terms)
+
+
+def op_costs(p: Propagated, sizes: AxisPolynomials, batch: int) -> tuple[OpCost, ...]:
+    """Multiply-accumulates of every operator, for one image."""
+    out = []
+    for cost in p.walk.costs:
+        total = Polynomial.constant(1)
+        for axis in cost.axes:
+            total = total * sizes(axis)
+        out.append(OpCost(cost.module, cost.op, total.scale(Fraction(1, batch)) if cost.depends else total))
+    return tuple(out)
+
+
+def parameter_count(p: Propagated, sizes: AxisPolynomials, shapes: dict[str, tuple[int, ...]]) -> Polynomial:
+    """Number of elements of the tensors in `shapes`."""
+    parts = []
+    for name, shape in shapes.items():
+        lines = p.tensors.get(name)
+        if lines is None:
+            parts.append(Polynomial.constant(int(np.prod(shape))))
+            continue
+        total = Polynomial.constant(1)
+        for size, line in zip(shape, lines, strict=True):
+            total = total * sizes(AxisSize(size, (line,) if line is not None else ()))
+        parts.append(total)
+    return Polynomial.total(parts)

@@ -1,0 +1,190 @@
+"""Labels: every position of every channel axis has one, and operators say which labels stand or fall together.
+
+A label is an integer. Four facts are collected while the operators are walked, and solved at the end:
+
+* `unify(a, b)`: removing a means removing b (both sides of an addition, a weight's input dim and its input);
+* `cover(s, n)`: removing s removes n, not the reverse (a head and its dims);
+* `freeze(a)`: a must stay, with the reason;
+* `tag(a)`, `inexact(a)`: what an axis is used for; where zeroing is not removing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+Array = npt.NDArray[np.int64]
+NONE = -1  # a position that no label stands for: always kept
+
+
+def _ascending(a: Array) -> bool:
+    return bool(np.all(a[1:] > a[:-1]))
+
+
+@dataclass(slots=True)
+class Labels:
+    """All labels of one trace and the facts about them."""
+
+    count: int = 0
+    weak: list[tuple[Array, Array]] = field(default_factory=list)  # unified, one side broadcast: (few, many)
+    strong: list[tuple[Array, Array]] = field(default_factory=list)  # unified one to one: also share what covers them
+    covers: list[tuple[Array, Array]] = field(default_factory=list)  # (covering, covered)
+    frozen: list[tuple[Array, str, bool]] = field(default_factory=list)  # (labels, reason, whole axis?)
+    by_position: list[Array] = field(default_factory=list)  # frozen as they are picked by index (the 3 of a fused qkv)
+    inexact_: list[tuple[Array, str]] = field(default_factory=list)
+    tags: list[tuple[Array, str]] = field(default_factory=list)
+
+    def new(self, size: int) -> Array:
+        """`size` fresh labels."""
+        start = self.count
+        self.count += size
+        return np.arange(start, start + size, dtype=np.int64)
+
+    def unify(self, a: Array, b: Array) -> None:
+        """Unite a with b element by element, broadcasting; NONE on one side freezes the other."""
+        if a is b:
+            return
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
+        a, b = a.ravel(), b.ravel()
+        if a.size == 0 or np.array_equal(a, b):
+            return
+        if a.min() < 0 or b.min() < 0:
+            lone = (a < 0) ^ (b < 0)
+            self.freeze(np.maximum(a, b)[lone], "joined with positions that cannot be removed")
+            both = (a >= 0) & (b >= 0)
+            a, b = a[both], b[both]
+            if a.size == 0:
+                return
+        if _ascending(a) and _ascending(b):
+            self.strong.append((a, b))
+            return
+        pairs = np.unique(np.stack([a, b]), axis=1)
+        a, b = pairs[0], pairs[1]
+        few, many = len(np.unique(a)), len(np.unique(b))
+        if few == many == a.size:
+            self.strong.append((a, b))
+        else:
+            self.weak.append((a, b) if few <= many else (b, a))
+
+    def cover(self, covering: Array, covered: Array) -> None:
+        """State that removing `covering` removes `covered` (broadcast against each other)."""
+        a, b = np.broadcast_arrays(covering, covered)
+        a, b = a.ravel(), b.ravel()
+        ok = (a >= 0) & (b >= 0)
+        self.covers.append((a[ok], b[ok]))
+
+    def freeze(self, a: Array, reason: str) -> None:
+        """State that `a` cannot be removed.
+
+        Labels that vary over their own axis alone stand for the whole axis: what covers them stays too. Labels that
+        also vary over another axis (the dims of each head) fix the number of dims, not the number of heads.
+        """
+        whole = sum(1 for n in a.shape if n > 1) < 2
+        a = a[a >= 0].ravel()
+        if a.size:
+            self.frozen.append((a, reason, whole))
+
+    def freeze_positions(self, a: Array) -> None:
+        """State that `a` is picked by literal index: it stays, and is no lane of what it covers."""
+        self.freeze(a, "picked by a literal index")
+        self.by_position.append(a[a >= 0].ravel())
+
+    def inexact(self, a: Array, reason: str) -> None:
+        """State that zeroing `a` is not the same as removing it."""
+        self.inexact_.append((a[a >= 0].ravel(), reason))
+
+    def tag(self, a: Array, name: str) -> None:
+        """Remember what `a` is used for."""
+        self.tags.append((a[a >= 0].ravel(), name))
+
+
+def components(count: int, pairs: list[tuple[Array, Array]]) -> Array:
+    """Component number of every label, for the graph whose edges are `pairs`."""
+    if not pairs:
+        return np.arange(count, dtype=np.int64)
+    a = np.concatenate([p[0] for p in pairs])
+    b = np.concatenate([p[1] for p in pairs])
+    graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+@dataclass(slots=True)
+class Solved:
+    """The labels' classes: what is removed together."""
+
+    cls: Array  # class of every label
+    own: Array  # strong component of every label
+    frozen: dict[int, str]  # class -> reason
+    positional: set[int]  # classes picked by index
+    cover_of: dict[int, tuple[int, ...]]  # strong component -> classes that cover it (positional ones left out)
+    inexact: dict[int, tuple[str, ...]]
+    tags: dict[int, frozenset[str]]
+
+
+def solve(labels: Labels) -> Solved:
+    """The classes, with everything that is known of each."""
+    cls = components(labels.count, labels.strong + labels.weak)
+    own = components(labels.count, labels.strong)
+    frozen: dict[int, str] = {}
+    for array, reason, _ in labels.frozen:
+        for c in np.unique(cls[array]).tolist():
+            frozen.setdefault(c, reason)
+    positional = {c for array in labels.by_position for c in np.unique(cls[array]).tolist()}
+    inexact: dict[int, set[str]] = {}
+    for array, reason in labels.inexact_:
+        for c in np.unique(cls[array]).tolist():
+            inexact.setdefault(c, set()).add(reason)
+    tags: dict[int, set[str]] = {}
+    for array, name in labels.tags:
+        for c in np.unique(cls[array]).tolist():
+            tags.setdefault(c, set()).add(name)
+    covers = _covers(labels, cls, own, positional)
+    for array, reason, whole in labels.frozen:
+        if whole:
+            for k in np.unique(own[array]).tolist():
+                for c in covers.get(k, ()):
+                    frozen.setdefault(c, reason)
+    return Solved(
+        cls,
+        own,
+        frozen,
+        positional,
+        covers,
+        {c: tuple(sorted(r)) for c, r in inexact.items()},
+        {c: frozenset(t) for c, t in tags.items()},
+    )
+
+
+def _covers(labels: Labels, cls: Array, own: Array, positional: set[int]) -> dict[int, tuple[int, ...]]:
+    """For every strong component the classes that cover it, directly, by what covers those, or over a broadcast."""
+    direct: dict[int, set[int]] = {}
+    parents: dict[int, set[int]] = {}  # component -> components whose covers it inherits
+    for s, n in labels.covers:
+        pairs = np.unique(np.stack([s, n]), axis=1)
+        for a, b in pairs.T.tolist():
+            if cls[a] not in positional:
+                direct.setdefault(int(own[b]), set()).add(int(cls[a]))
+            parents.setdefault(int(own[b]), set()).add(int(own[a]))
+    if direct:
+        for few, many in labels.weak:
+            pairs = np.unique(np.stack([own[few], own[many]]), axis=1)
+            for a, b in pairs.T.tolist():
+                if a != b:
+                    parents.setdefault(b, set()).add(a)
+    # propagate to the fixed point along parents; graphs are shallow (a head within a branch within a table)
+    result = {k: set(v) for k, v in direct.items()}
+    changed = True
+    while changed:
+        changed = False
+        for child, sources in parents.items():
+            have = result.get(child, set())
+            extra = set().union(*(result.get(p, set()) for p in sources)) - have
+            if extra:
+                result[child] = have | extra
+                changed = True
+    return {k: tuple(sorted(v)) for k, v in result.items()}

@@ -1,0 +1,233 @@
+"""Whole commands on a tiny ViT and a small image folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import vitprune
+from conftest import TINY
+
+SHORT = ("--epochs", "2", "--batch-size", "16", "--device", "cpu", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, image_folder) -> Path:
+    """A tiny ViT pruned to half of its MACs by the command."""
+    out = tmp_path_factory.mktemp("saved") / "small"
+    arguments = ["prune", TINY, "--data", str(image_folder), "--target", "macs=0.5", "--out", str(out), *SHORT]
+    subprocess.run([sys.executable, "-m", "vitprune", *arguments], check=True, capture_output=True, env=environment())
+    return out
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(Path(vitprune.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def test_pruned_folder_loads_as_the_librarys_own_module(saved):
+    model = vitprune.load(saved)
+    assert type(model).__module__.startswith("timm.models")
+    plan = vitprune.Plan.from_json((saved / "plan.json").read_text())
+    assert plan.obtained["macs"]["ratio"] <= 0.5
+    assert sum(p.numel() for p in model.parameters()) == plan.obtained["params"]["value"]
+    assert model(torch.randn(5, 3, 16, 16)).shape == (5, 3)
+    assert plan.method == "magnitude-l2"
+    assert plan.settings["seed"] == 0
+    assert {"vitprune", "torch", "timm"} - set(plan.versions) <= {"vitprune"}  # not installed when run from source
+    metrics = json.loads((saved / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == ["dense", "pruned", "fine-tuned"]
+    assert len(metrics["history"]["epochs"]) == 2
+    assert not saved.with_name("small.work").exists()
+    assert (
+        "red, green, blue" in (saved / "README.md").read_text()
+        or "blue, green, red" in (saved / "README.md").read_text()
+    )
+
+
+def test_prune_prints_asked_and_obtained(command, image_folder):
+    done = command("prune", TINY, "--data", image_folder, "--target", "params=0.6", "--epochs", "0", "--out", "o")
+    assert done.code == 0, done.err
+    assert "asked params=0.6; obtained macs=" in done.out
+    assert "dense" in done.out
+    assert "obtained params=0." in done.err
+    assert "dense: top-1" in done.err
+    again = command("prune", TINY, "--data", image_folder, "--target", "params=0.6", "--epochs", "0", "--out", "o")
+    assert again.code == 6
+    assert again.err.splitlines()[-1].startswith("error: output folder o is in use")
+    forced = command(
+        *("prune", TINY, "--data", image_folder, "--target", "params=0.8", "--epochs", "0", "--out", "o"),
+        *("--force", "--json", "--quiet", "--method", "random", "--scope", "global", "--kinds", "mlp,heads"),
+        *("--min-heads", "2", "--round-to", "4", "--protect", "*1*mlp"),
+    )
+    assert forced.code == 0, forced.err
+    assert forced.err == ""
+    assert forced.json["asked"] == {"params": 0.8}
+    assert [r["name"] for r in forced.json["rows"]] == ["dense", "pruned"]
+    plan = vitprune.Plan.from_json(Path("o/plan.json").read_text())
+    assert {plan.groups[n].kind for n in plan.pruned()} <= {"mlp", "heads"}
+    assert plan.settings["protect"] == ["*1*mlp"]
+    assert plan.settings["minimum"] == {"heads": 2}
+
+
+def test_default_output_folder_is_named_after_the_model(command, image_folder):
+    done = command("prune", TINY, "--data", image_folder, "--epochs", "0", "--quiet")
+    assert done.code == 0, done.err
+    assert Path("runs/vit_tiny_patch16_224-macs-0.5/plan.json").is_file()
+
+
+def test_a_pruned_folder_can_be_pruned_again(command, saved, image_folder):
+    done = command("prune", saved, "--data", image_folder, "--target", "macs=0.7", "--out", "twice", *SHORT, "--json")
+    assert done.code == 0, done.err
+    first = vitprune.Plan.from_json((saved / "plan.json").read_text())
+    both = vitprune.Plan.from_json(Path("twice/plan.json").read_text())
+    ratio = both.obtained["macs"]["ratio"] / first.obtained["macs"]["ratio"]
+    assert ratio == pytest.approx(0.7, abs=0.1)
+    assert both.settings["before"] == [{"asked": {"macs": 0.5}, "method": "magnitude-l2"}]
+    model = vitprune.load("twice")
+    assert sum(p.numel() for p in model.parameters()) == both.obtained["params"]["value"]
+
+
+def test_train_finetune_eval(command, image_folder):
+    done = command(
+        "train", TINY, "--data", image_folder, "--out", "dense", *SHORT[2:], "--epochs", "6", "--warmup", "1"
+    )
+    assert done.code == 0, done.err
+    assert "trained" in done.out
+    found = command("eval", "dense", "--data", image_folder, "--json", "--quiet", "--device", "cpu")
+    assert found.code == 0, found.err
+    assert found.json["images"] == 18
+    assert found.json["split"] == "validation"
+    assert found.json["top1"] > 0.5
+    more = command("finetune", "dense", "--data", image_folder, "--out", "more", *SHORT, "--json")
+    assert more.code == 0, more.err
+    assert [r["name"] for r in more.json["rows"]] == ["before", "fine-tuned"]
+    assert more.json["rows"][0]["top1"] == pytest.approx(found.json["top1"])
+    shown = command("eval", "more", "--data", image_folder)
+    assert "top-1" in shown.out
+    assert "18 validation images" in shown.out
+
+
+def test_new_head_fits_the_data(command, image_folder):
+    spec = TINY.replace("num_classes=3", "num_classes=7")
+    refused = command("finetune", spec, "--data", image_folder, "--out", "o", *SHORT)
+    assert refused.code == 4
+    assert "has 3 classes, but the model has a head of 7; give --new-head" in refused.err
+    done = command("finetune", spec, "--data", image_folder, "--out", "o", *SHORT, "--new-head")
+    assert done.code == 0, done.err
+    assert vitprune.load("o").num_classes == 3
+
+
+def test_inspect(command):
+    done = command("inspect", TINY)
+    assert done.code == 0, done.err
+    for text in ("parameters", "MACs per image", "heads", "mlp", "not prunable"):
+        assert text in done.out
+    found = command("inspect", TINY, "--json").json
+    model = vitprune.load_model(TINY).model
+    assert found["params"] == sum(p.numel() for p in model.parameters())
+    kinds = {g["kind"] for g in found["groups"]}
+    assert {"heads", "qk", "v", "mlp"} <= kinds
+    mlp = next(g for g in found["groups"] if g["kind"] == "mlp")
+    assert mlp["params"] == 192 * (48 + 1 + 48)
+    assert mlp["macs"] == 17 * 192 * 48 * 2
+    assert all(f["reason"] for f in found["frozen"])
+
+
+def test_bench_measures_dense_and_pruned_in_turns(command, saved):
+    done = command("bench", saved, "--batch", "1,4", "--threads", "1", "--repeats", "3", "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    assert [(r["name"], r["batch"]) for r in done.json] == [
+        ("dense", 1),
+        ("pruned", 1),
+        ("dense", 4),
+        ("pruned", 4),
+    ] or [(r["name"], r["batch"]) for r in done.json] == [("dense", 1), ("dense", 4), ("pruned", 1), ("pruned", 4)]
+    for row in done.json:
+        assert 0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+        assert row["threads"] == 1
+    dense, pruned = (next(r for r in done.json if r["name"] == n) for n in ("dense", "pruned"))
+    assert pruned["macs"] <= 0.5 * dense["macs"]
+    shown = command("bench", TINY, "--batch", "1", "--repeats", "2")
+    assert "median ms" in shown.out
+    assert "model" in shown.out
+
+
+def test_python_interface_in_six_lines(tmp_path):
+    origin = vitprune.load_model(TINY)
+    graph = vitprune.trace(origin)
+    scores = vitprune.score(graph, origin, "magnitude-l2")
+    plan = vitprune.allocate(graph, scores, "macs=0.5")
+    small = vitprune.shrink(origin, graph, plan)
+    vitprune.save(tmp_path / "small", small, plan, origin)
+    again = vitprune.load(tmp_path / "small")
+    x = torch.randn(3, 3, 16, 16)
+    assert torch.allclose(again(x), small.eval()(x), atol=1e-6)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in origin.model.parameters())
+
+
+def test_prune_for_an_own_loop_leaves_the_model_alone():
+    model = vitprune.load_model(TINY).model
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    small, plan = vitprune.prune(model, torch.randn(1, 3, 16, 16), target="params=0.5", kinds=["mlp"])
+    assert plan.obtained["params"]["ratio"] <= 0.5
+    assert sum(p.numel() for p in small.parameters()) == plan.obtained["params"]["value"]
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    small.train()(torch.randn(4, 3, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+
+
+def start(*arguments):
+    """The command in a process of its own, its progress on a pipe."""
+    line = [sys.executable, "-m", "vitprune", *map(str, arguments)]
+    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+
+
+def wait_for(process, text):
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join(seen))
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_and_gives_the_same(image_folder, tmp_path):
+    options = ["prune", TINY, "--data", image_folder, "--batch-size", "16", "--device", "cpu", "--epochs", "4"]
+    process = start(*options, "--out", tmp_path / "killed")
+    wait_for(process, "epoch 2/4:")
+    process.kill()
+    process.wait()
+    assert [p.name for p in tmp_path.iterdir()] == ["killed.work"]
+    process = start(*options, "--out", tmp_path / "killed", "--seed", "1")
+    assert process.wait() == 6
+    assert "belongs to a run with other settings (" in process.stderr.read()
+    process = start(*options, "--out", tmp_path / "killed")
+    output = process.communicate()[1]
+    assert process.returncode == 0, output
+    assert "going on with the pruned model" in output
+    assert "going on after epoch" in output
+    process = start(*options, "--out", tmp_path / "straight")
+    output = process.communicate()[1]
+    assert process.returncode == 0, output
+    one, other = (vitprune.load(tmp_path / n).state_dict() for n in ("killed", "straight"))
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["killed", "straight"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_has_its_exit_code_and_leaves_no_folder(image_folder, tmp_path, sent, code):
+    options = ["prune", TINY, "--data", image_folder, "--batch-size", "16", "--device", "cpu", "--epochs", "500"]
+    process = start(*options, "--out", tmp_path / "out")
+    wait_for(process, "epoch 1/500:")
+    process.send_signal(sent)
+    output = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert "Traceback" not in output
+    assert [p.name for p in tmp_path.iterdir()] == ["out.work"]
