@@ -24,7 +24,18 @@ def test_folder_appears_whole_and_alone(tmp_path):
     write(target)
     assert names(target) == ["plan.json", "sub"]
     assert names(target.parent) == ["out"]
-    assert target.stat().st_mode & 0o055 == 0o055 & ~os.umask(os.umask(0))
+
+
+def test_permissions_are_the_usual_ones(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        with new_folder(tmp_path / "out") as work:
+            (work / "a").write_text("a")
+            (work / "a").chmod(0o600)
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "out" / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_nothing_is_there_before_the_end(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toys import toy_graph
-from vitprune.compose import compose
+from vitprune.compose import compose, same_groups
 from vitprune.errors import StoreError
 from vitprune.plan import GroupPlan, Plan, PlanError, identity
 
@@ -179,5 +179,19 @@ def test_composition_follows_lanes_and_units():
     assert compose(first, Plan({}), graph).groups == first.groups
     with pytest.raises(PlanError, match=r"'blocks.0.attn:v' has 4 lanes of 16 units, .* has 2 of 3"):
         compose(first, Plan({**then, "blocks.0.attn:v": GroupPlan("v", 16, 4, keep["blocks.0.attn:v"])}), graph)
+    named = Plan({"other.name:mlp": GroupPlan("mlp", 64, 1, ((0, 5),))})
+    renamed = compose(first, named, graph, {"other.name:mlp": "blocks.0.fc1:mlp"})
+    assert renamed.groups["blocks.0.fc1:mlp"].kept == ((0, 5),)
     with pytest.raises(PlanError, match="lacks: 'other'"):
         compose(first, Plan({"other": GroupPlan("mlp", 2, 1, ((0,),))}), graph)
+
+
+def test_groups_are_found_again_by_the_tensors_behind_them():
+    graph = toy_graph()
+    groups = [dataclasses.replace(g, name="x:qk") if g.name == "blocks.1.attn:qk" else g for g in graph.groups]
+    groups = [dataclasses.replace(g, name="y:v", members=()) if g.name == "blocks.0.attn:v" else g for g in groups]
+    small = dataclasses.replace(graph, groups=tuple(groups), _by_name={})
+    found = same_groups(small, graph)
+    assert found["x:qk"] == "blocks.1.attn:qk"
+    assert found["y:v"] == "y:v"
+    assert found["residual"] == "residual"

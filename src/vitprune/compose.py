@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from vitprune.plan import GraphLike, GroupPlan, Plan, PlanError, plain
+from collections.abc import Mapping
+
+from vitprune.plan import GraphLike, GroupLike, GroupPlan, Plan, PlanError, plain
 
 
-def compose(first: Plan, second: Plan, dense: GraphLike) -> Plan:
+def same_groups(small: GraphLike, dense: GraphLike) -> dict[str, str]:
+    """For every group of the pruned model the name that it has in the dense one.
+
+    Names mostly agree; with a single head left a group may be named after another module, and is then found by its kind
+    and the tensors behind it. A group without a counterpart keeps its name.
+    """
+
+    def behind(group: GroupLike) -> tuple[str, frozenset[tuple[str, int]]]:
+        return group.kind, frozenset((m.tensor, m.dim) for m in group.members)
+
+    names = {g.name for g in dense.groups}
+    by_tensors = {behind(g): g.name for g in dense.groups}
+    return {g.name: g.name if g.name in names else by_tensors.get(behind(g), g.name) for g in small.groups}
+
+
+def compose(first: Plan, second: Plan, dense: GraphLike, names: Mapping[str, str] | None = None) -> Plan:
     """The plan of the `dense` model that equals pruning by `first` and then, its result, by `second`.
+
+    names: what the groups of `second` are called in the dense model, see `same_groups`; all others keep their name.
 
     Groups that `second` does not know (their block is gone, or one unit was left) stay as `first` has them. Everything
     but groups, source and fingerprint is taken from `second`; what `first` was asked is kept under
@@ -14,13 +33,14 @@ def compose(first: Plan, second: Plan, dense: GraphLike) -> Plan:
 
     Raises PlanError when `second` was not made for the result of `first`.
     """
-    extra = [name for name in second.groups if name not in first.groups]
+    after = {(names or {}).get(name, name): group for name, group in second.groups.items()}
+    extra = [name for name in after if name not in first.groups]
     if extra:
         raise PlanError(f"plan has groups that the model pruned before lacks: {', '.join(map(repr, extra[:4]))}")
     groups: dict[str, GroupPlan] = {}
     for group in dense.groups:
         was = first.groups[group.name]
-        now = second.groups.get(group.name)
+        now = after.get(group.name)
         if now is None:
             groups[group.name] = was
             continue

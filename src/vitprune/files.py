@@ -47,7 +47,7 @@ def new_folder(target: Path, *, force: bool = False, marker: str = "plan.json") 
         raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         yield work
-        os.chmod(work, 0o777 & ~_umask())  # mkdtemp makes it private
+        _share(work)
         _sync(work)
         _replace(work, target)
     except OSError as error:
@@ -94,6 +94,14 @@ def _replace(work: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _share(folder: Path) -> None:
+    """Usual permissions: temporary folders and safetensors files are made for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (folder, *folder.rglob("*")):
+        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
+
+
 def _sync(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         _sync_path(path)
@@ -107,8 +115,3 @@ def _sync_path(path: Path) -> None:
     finally:
         os.close(handle)
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

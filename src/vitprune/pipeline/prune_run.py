@@ -13,7 +13,7 @@ from vitprune import models, store
 from vitprune.allocate import DEFAULT_KINDS, Scope, allocate
 from vitprune.allocate.allocate import obtained
 from vitprune.allocate.target import Target
-from vitprune.compose import compose
+from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
@@ -219,7 +219,7 @@ class _Run:
         if self.opened.plan is None:
             return self.plan, rows
         _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)
-        both = compose(self.opened.plan, self.plan, dense)
+        both = compose(self.opened.plan, self.plan, dense, same_groups(self.graph, dense))
         both = replace(both, obtained=obtained(dense, both.sizes()))
         rebuild(both, self.opened.loaded.preprocessing)  # if that fails, then before anything is written
         return both, rows

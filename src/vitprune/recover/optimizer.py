@@ -1,4 +1,4 @@
-"""AdamW with the usual parameter groups, and its learning rate at every step."""
+"""The optimizers with the usual parameter groups, and the learning rate at every step."""
 
 from __future__ import annotations
 
@@ -8,22 +8,69 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitprune.recover.settings import TrainSettings
+from vitprune.recover.settings import TrainError, TrainSettings
+
+MUON_MOMENTUM = 0.95
+VECTOR_SHARE = 0.2  # Muon: learning rate of biases and norms, which AdamW trains, as a share of the matrices' rate
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings, *, fused: bool = True) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: no decay on biases and norms, learning rate falling layer by layer."""
-    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+def make_optimizer(model: nn.Module, settings: TrainSettings, *, fused: bool = True) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters: no decay on biases and norms, rates falling layer by layer.
 
-    groups: Any
-    if settings.layer_decay < 1:
-        groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
-    else:
-        skip: Any = getattr(model, "no_weight_decay", tuple)()
-        groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=skip)
-    for group in groups:
-        group.pop("param_names", None)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=fused)
+    "adamw": arXiv 1711.05101. "muon": orthogonalised momentum for every tensor of two or more dimensions, AdamW for
+    vectors (K. Jordan, 2024), with updates of AdamW's size (arXiv 2502.16982); timm's implementation.
+
+    Raises TrainError when timm has no Muon, or when layer decay finds no layers.
+    """
+    groups = parameter_groups(model, settings)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=fused)
+    try:
+        from timm.optim import Muon
+    except ImportError as error:
+        raise TrainError("optimizer muon needs a timm that has it; upgrade timm, or use adamw") from error
+    made: torch.optim.Optimizer = Muon(
+        groups, lr=settings.lr, momentum=MUON_MOMENTUM, nesterov=True, fallback_lr_scale=VECTOR_SHARE
+    )
+    return made
+
+
+def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+    """One group per (layer, weight decay): its "params", "weight_decay" and "lr_scale"."""
+    skip: Any = getattr(model, "no_weight_decay", tuple)()
+    layers = _layers(model) if settings.layer_decay < 1 else {}
+    last = max(layers.values(), default=0)
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if parameter.ndim <= 1 or name in skip else settings.weight_decay
+            layer = layers.get(name, last)
+            scale = settings.layer_decay ** (last - layer)
+            empty: dict[str, Any] = {"params": [], "weight_decay": decay, "lr_scale": scale}
+            groups.setdefault((layer, decay), empty)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layers(model: nn.Module) -> dict[str, int]:
+    """Parameter name -> layer: 0 before the repeated blocks, then one per block; what comes after is left out.
+
+    The blocks are the elements of the list of like modules that holds the most parameters.
+    """
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and len({type(m) for m in module}) == 1
+    }
+    if not lists:
+        raise TrainError("layer decay needs a model with a list of like blocks, but this one has none; set it to 1")
+    blocks = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
+    found: dict[str, int] = {}
+    for name, _ in model.named_parameters():
+        if name.startswith(f"{blocks}."):
+            found[name] = 1 + int(name.removeprefix(f"{blocks}.").partition(".")[0])
+        elif not any(layer > 0 for layer in found.values()):
+            found[name] = 0
+    return found | {"": len(lists[blocks]) + 1}
 
 
 def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:

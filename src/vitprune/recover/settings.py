@@ -8,6 +8,7 @@ from typing import Any
 
 from vitprune.errors import VitpruneError
 
+OPTIMIZERS = ("adamw", "muon")
 AMP = ("auto", "no", "bf16", "fp16")
 
 
@@ -22,7 +23,8 @@ class TrainSettings:
     """Settings of one training run; two equal values on one machine give the same weights."""
 
     epochs: int = 10  # passes over the training images, at least 1
-    lr: float = 1e-3  # peak learning rate of AdamW
+    lr: float = 1e-3  # peak learning rate; Muon wants about ten times as much as AdamW
+    optimizer: str = "adamw"  # or "muon": quicker from scratch; matrices by Muon, the rest by AdamW
     weight_decay: float = 0.05  # not on biases and norms
     warmup_epochs: float = 1.0  # linear warm-up, may be a fraction
     min_lr: float = 0.01  # final learning rate as a share of the peak
@@ -58,6 +60,7 @@ class TrainSettings:
             ("ema", 0 <= self.ema < 1, "in 0..1, below 1"),
             ("clip", self.clip >= 0, "not negative"),
             ("layer_decay", 0 < self.layer_decay <= 1, "in 0..1, above 0"),
+            ("optimizer", self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS)),
             ("amp", self.amp in AMP, "one of " + ", ".join(AMP)),
             ("keep", self.keep in ("best", "last"), "best or last"),
             ("distill_weight", 0 <= self.distill_weight <= 1, "in 0..1"),

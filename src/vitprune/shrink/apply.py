@@ -143,6 +143,7 @@ def _rewrite(model: nn.Module, small: nn.Module, keep: Keep, args: tuple[Any, ..
     for path in _owners_of_cut(model, keep) - done:
         sizes = _size_ratios(model, small, keep, path)
         patched.setdefault(path, {}).update(patch_(small.get_submodule(path), sizes))
+    tried: list[str] = []
     dense = by_module(keep.graph.detail.captured)
     while (set(affected) | exposed) - done:
         try:
@@ -150,7 +151,9 @@ def _rewrite(model: nn.Module, small: nn.Module, keep: Keep, args: tuple[Any, ..
         except CaptureError as error:
             at = next((p for p in reversed(error.modules) if p not in done and p in dense), None)
             if at is None:
-                raise
+                if not _narrow(small, patched, tried):
+                    raise
+                continue
             kind = type(small.get_submodule(at))
             for path in [p for p in (set(affected) | exposed | {at}) - done if type(small.get_submodule(p)) is kind]:
                 restore_(small.get_submodule(path), patched.get(path, {}))
@@ -163,6 +166,21 @@ def _rewrite(model: nn.Module, small: nn.Module, keep: Keep, args: tuple[Any, ..
                 restore_(small.get_submodule(path), patched.get(path, {}))
                 _replace(model, small, keep, path, done)
         return
+
+
+def _narrow(small: nn.Module, patched: dict[str, dict[str, Any]], tried: list[str]) -> bool:
+    """The root failed with all its size attributes changed: try them one at a time. False when none is left."""
+    old = patched.get("", {})
+    names = [n for n in old if n not in tried]
+    if not names or (len(old) == 1 and not tried):
+        return False
+    current = {n: getattr(small, n) for n in old}
+    if not tried:  # remember the new values while the root still has them all
+        patched["#new"] = current
+    restore_(small, old)
+    tried.append(names[0])
+    setattr(small, names[0], patched["#new"][names[0]])
+    return True
 
 
 def _replace(model: nn.Module, small: nn.Module, keep: Keep, path: str, done: set[str]) -> None:

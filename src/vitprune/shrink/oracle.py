@@ -72,18 +72,39 @@ def _mean(x: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
     if len(dims) != 1 or not x.is_floating_point():
         return x.mean(**kwargs) if dim is None else x.mean(dim, keepdim, **kwargs)
     kept = _kept(x, None, dims[0])
+    key = (dims[0] % x.ndim, tuple(x.shape))
+    if bool(kept.all()):  # the second moment of a hand-written norm: the removed positions are -mean by now
+        kept = _seen.pop(key, kept)
     if bool(kept.all()) or not bool(kept.any()):
         return x.mean(dim, keepdim, **kwargs)
-    return x.sum(dim, keepdim) / kept.sum()
+    _seen[key] = kept
+    line = [-1 if d == key[0] else 1 for d in range(x.ndim)]
+    return (x * kept.view(line)).sum(dim, keepdim) / kept.sum()
+
+
+_seen: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}  # kept positions of the mean taken last over such an axis
 
 
 def _softmax(x: Any, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
+    dim = -1 if dim is None else dim
     rows = x.movedim(dim, -1)
     if x.ndim < 3:
         return F.softmax(x, dim)
     gone = (rows == 0).all(dim=-2, keepdim=True).all(dim=0, keepdim=True)  # per head, if there are heads
     gone = gone & ~gone.all(dim=-1, keepdim=True)
     return F.softmax(rows.masked_fill(gone, -torch.inf), -1).movedim(-1, dim)
+
+
+def _attention(
+    q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, scale: Any = None,
+    enable_gqa: bool = False,
+) -> Any:
+    if attn_mask is not None or is_causal or enable_gqa:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    scores = (q @ k.transpose(-2, -1)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return _softmax(scores, -1) @ v
 
 
 class KeptStatistics(TorchFunctionMode):
@@ -97,6 +118,7 @@ class KeptStatistics(TorchFunctionMode):
         F.group_norm: _group_norm,
         torch.Tensor.mean: _mean,
         torch.mean: _mean,
+        F.scaled_dot_product_attention: _attention,
         F.softmax: lambda x, dim=None, _stacklevel=3, dtype=None: _softmax(x, dim),
         torch.softmax: _softmax,
         torch.Tensor.softmax: _softmax,
@@ -152,6 +174,7 @@ def difference(model: nn.Module, small: nn.Module, keep: Keep, args: Any, kwargs
     try:
         with torch.no_grad():
             got = [t.clone() for t in tensors_in(small(*args, **kwargs))]
+            _seen.clear()
             with masked(model, keep), KeptStatistics():
                 want = [t.clone() for t in tensors_in(model(*args, **kwargs))]
     finally:

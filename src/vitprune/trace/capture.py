@@ -27,6 +27,7 @@ class Captured:
 
     nodes: tuple[Node, ...]
     tensors: Mapping[str, str]  # placeholder name -> parameter or buffer name
+    parameters: frozenset[str]  # those names that are parameters
     inputs: frozenset[str]  # placeholder names of the user's inputs
     constants: frozenset[str]  # placeholder names of constants made while building
     calls: Calls  # the calls of composite modules, numbered as their marks are
@@ -61,13 +62,14 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         for name, m in model.named_modules():
             m.training = modes[name]
     signature = program.graph_signature
+    parameters = frozenset(signature.inputs_to_parameters.values())
     tensors = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)
     constants = frozenset(signature.inputs_to_lifted_tensor_constants) | frozenset(
         getattr(signature, "inputs_to_lifted_custom_objs", {})
     )
     placeholders = {n.name for n in program.graph.nodes if n.op == "placeholder"}
     inputs = frozenset(placeholders - set(tensors) - constants)
-    return Captured(tuple(program.graph.nodes), tensors, inputs, constants, calls, program)
+    return Captured(tuple(program.graph.nodes), tensors, parameters, inputs, constants, calls, program)
 
 
 def op_name(node: Node) -> str:

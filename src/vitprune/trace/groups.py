@@ -92,6 +92,21 @@ def build_groups(p: Propagated, solved: Solved) -> Units:
                 for own in np.unique(solved.own[line]).tolist():
                     for c in solved.cover_of.get(own, ()):
                         alive[c] = True
+    made = np.zeros(p.walk.labels.count, dtype=bool)
+    for name, lines in p.tensors.items():
+        if name in p.parameters:
+            for line in lines:
+                if line is not None:
+                    made[line] = True
+    for array in p.walk.labels.summed:
+        made[array] = False
+    maker = np.zeros(classes, dtype=bool)
+    maker[solved.cls[made]] = True
+    for own in np.unique(solved.own[made]).tolist():
+        for c in solved.cover_of.get(own, ()):
+            maker[c] = True
+    for c in np.flatnonzero(alive & ~maker).tolist():
+        solved.frozen.setdefault(c, "made by no parameter (constants)")
     for c in solved.frozen:
         alive[c] = False
     order = np.flatnonzero(alive)

@@ -37,6 +37,7 @@ class Labels:
     by_position: list[Array] = field(default_factory=list)  # frozen as they are picked by index (the 3 of a fused qkv)
     inexact_: list[tuple[Array, str]] = field(default_factory=list)
     tags: list[tuple[Array, str]] = field(default_factory=list)
+    summed: list[Array] = field(default_factory=list)  # input axes of weights: they read, they do not make
 
     def new(self, size: int) -> Array:
         """`size` fresh labels."""

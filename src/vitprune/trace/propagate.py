@@ -24,6 +24,7 @@ class Propagated:
 
     walk: Walk
     values: Mapping[str, Any]  # node name -> Value or tuple of them
+    parameters: frozenset[str]
     tensors: Mapping[str, tuple[Array | None, ...]]  # parameter or buffer -> labels of each dim (None: size 1)
 
 
@@ -42,7 +43,7 @@ def propagate(captured: Captured, batch: int) -> Propagated:
             for value in _flat(_resolve(node.args, values)):
                 for f in value.fields:
                     walk.labels.freeze(f.array, "the model's output")
-    return Propagated(walk, values, tensors)
+    return Propagated(walk, values, captured.parameters, tensors)
 
 
 def _placeholder(walk: Walk, node: Node, captured: Captured, tensors: dict[str, tuple[Array | None, ...]]) -> Value:

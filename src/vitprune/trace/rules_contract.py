@@ -27,6 +27,8 @@ def linear(w: Walk, x: Value, weight: Value, bias: Value | None = None) -> Value
     """y = x W^T + b; weight (out, in)."""
     last = len(x.shape) - 1
     inner = tuple(_move(Field(f.array.take([0], axis=0), 1), last + 1, last) for f in weight.on(1))
+    for f in weight.on(1):
+        w.labels.summed.append(f.array.ravel())
     if x.shape[last] > 1 or inner:
         _contract(w, x.on(last), inner)
     out_fields = [_move(Field(f.array.take([0], axis=1), 0), last + 1, last) for f in weight.on(0)]
@@ -95,7 +97,7 @@ def matmul(w: Walk, a: Value, b: Value) -> Value:
     )
     depends = a.depends or b.depends
     attention = None
-    scores, rest = (a, [*out_b, *inner_b]) if a.attention is not None else (b, [*a.on(row), *inner_a])
+    scores, rest = (a if a.attention is not None else b), [*out_b, *a.on(row)]
     if scores.attention is not None:
         for array in batch:
             w.labels.tag(array, "heads")
@@ -103,6 +105,8 @@ def matmul(w: Walk, a: Value, b: Value) -> Value:
             w.labels.tag(array, "qk")
         for f in rest:
             w.labels.tag(f.array, "v")
+        for f in [*inner_a, *inner_b]:  # attention between channels: keys and values share the summed axis
+            w.labels.tag(f.array, "qk")
     elif a.depends and b.depends and (inner_a or batch):
         attention = Attention(False, tuple(f.array for f in inner_a))
     sizes = [axis_size(a if a.shape[d] > 1 else b, d) for d in range(nd - 2)]
@@ -193,18 +197,23 @@ def conv(
             w.labels.freeze(f.array, "convolved over")
     flat = [Field(_line(f), 0) for f in weight.on(0)]
     inner = [Field(_line(f), 0) for f in weight.on(1)]
-    channels = [Field(_line(f), 0) for f in x.on(1)]
+    line = (1, -1) + (1,) * (len(x.shape) - 2)
+    channels = x.on(1)  # may also depend on the batch axis, where heads are folded into it
+    for f in weight.on(1):
+        w.labels.summed.append(f.array.ravel())
     out_c = weight.shape[0]
     if groups == 1:
         if x.shape[1] > 1 or inner:
-            _contract(w, tuple(channels), tuple(inner))
+            _contract(w, channels, tuple(Field(f.array.reshape(line), 1) for f in inner))
     elif weight.shape[1] == 1:  # depthwise: every output channel reads one input channel
-        reads = [Field(np.repeat(f.array, out_c // groups), 0) for f in channels]
-        join(w.labels, tuple(flat), tuple(reads), "depthwise convolution of a fixed axis")
-        flat = reads[:-1] + flat if len(reads) > len(flat) else flat
+        reads = tuple(Field(np.repeat(f.array, out_c // groups, axis=1), 1) for f in channels)
+        own = tuple(Field(f.array.reshape(line), 1) for f in flat)
+        join(w.labels, own, reads, "depthwise convolution of a fixed axis")
+        coarse = [Field(f.array.take([0], axis=0).reshape(-1), 0) for f in reads[:-1]]
+        flat = coarse + flat
     else:  # grouped: the same positions are removed in every group
         for f in channels:
-            array = f.array.reshape(groups, -1)
+            array = f.array.take([0], axis=0).reshape(groups, -1)
             for g in range(groups):
                 w.labels.unify(array[g], inner[-1].array)
         if not channels:

@@ -212,6 +212,9 @@ def gather(w: Walk, x: Value, dim: int, positions: Value, *_: Any, **__: Any) ->
     dim %= len(x.shape)
     for f in x.on(dim):
         w.labels.freeze(f.array, "gathered by index")
+    for d in range(len(x.shape)):
+        if d != dim and x.shape[d] == positions.shape[d] > 1:
+            moves.join(w.labels, x.on(d), positions.on(d), "gathered by index")
     fields = []
     for f in x.fields:
         if f.dim != dim:
