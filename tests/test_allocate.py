@@ -13,7 +13,8 @@ from vitprune.plan import Plan
 from vitprune.trace.graph import Frozen, Graph, Group
 from vitprune.trace.polynomial import Polynomial
 
-ALL = ("mlp", "heads", "qk", "v", "residual")
+WIDTHS = ("mlp", "heads", "qk", "v")
+ALL = (*WIDTHS, "residual")
 
 
 def random_scores(graph, seed=0):
@@ -174,7 +175,7 @@ def test_full_budget_keeps_everything():
 def test_unreachable_target_names_the_smallest_that_is_reachable():
     graph = toy_graph()
     scores = random_scores(graph)
-    with pytest.raises(TargetError, match=r"macs=0.01 .* smallest reachable .*add kinds \(residual\)") as caught:
+    with pytest.raises(TargetError, match=r"macs=0.01 .* smallest reachable .*add kinds \(residual, heads\)") as caught:
         allocate(graph, scores, "macs=0.01")
     smallest = str(caught.value).split("is macs=")[1].split(" ")[0]
     plan = allocate(graph, scores, f"macs={smallest}")
@@ -197,14 +198,18 @@ def test_global_scope_uses_one_threshold():
 def test_isomorphic_scope_ranks_within_kinds():
     graph = plain_graph([group("a", 40), group("b", 40), group("h", 20, "heads")])
     scores = {"a": np.arange(40.0)[None], "b": np.arange(40.0)[None] + 20, "h": np.arange(20.0)[None] / 1e6}
-    plan = allocate(graph, scores, "macs=0.5", scope="isomorphic", round_to=1)
+    plan = allocate(graph, scores, "macs=0.5", scope="isomorphic", kinds=WIDTHS, round_to=1)
     assert plan.sizes() == {"a": 10, "b": 30, "h": 10}
 
 
 def test_local_scope_takes_the_same_share_everywhere():
     graph = plain_graph([group("a", 40), group("b", 80), group("h", 10, "heads")])
     scores = {"a": np.arange(40.0)[None], "b": np.arange(80.0)[None] + 1e6, "h": np.arange(10.0)[None]}
-    assert allocate(graph, scores, "macs=0.5", scope="local", round_to=1).sizes() == {"a": 20, "b": 40, "h": 5}
+    assert allocate(graph, scores, "macs=0.5", scope="local", kinds=WIDTHS, round_to=1).sizes() == {
+        "a": 20,
+        "b": 40,
+        "h": 5,
+    }
 
 
 def test_local_scope_ranks_whole_blocks_by_score():
@@ -251,7 +256,7 @@ def test_cosize_is_dropped_with_a_note_when_one_side_may_not_shrink():
 def test_ratios_fix_a_kind_and_the_rest_makes_up():
     graph = toy_graph()
     scores = random_scores(graph)
-    plan = allocate(graph, scores, "macs=0.6", ratios={"heads": 0.75}, scope="local")
+    plan = allocate(graph, scores, "macs=0.6", ratios={"heads": 0.75}, scope="local", kinds=WIDTHS)
     assert [plan.sizes()[f"blocks.{b}.attn:heads"] for b in range(2)] == [3, 3]
     assert plan.obtained["macs"]["ratio"] <= 0.6
     alone = allocate(graph, scores, None, ratios={"mlp": 0.5}, scope="local")
@@ -284,7 +289,7 @@ def test_malformed_settings_are_refused(settings, message):
 
 def test_plan_survives_json():
     graph = toy_graph()
-    plan = allocate(graph, random_scores(graph), "macs=0.5", minimum={"mlp": 8}, protect=["blocks.0.fc1*"])
+    plan = allocate(graph, random_scores(graph), "macs=0.7", minimum={"mlp": 8}, protect=["blocks.0.fc1*"])
     assert Plan.from_json(plan.to_json()) == plan
 
 

@@ -94,9 +94,12 @@ def test_a_pruned_folder_can_be_pruned_again(command, saved, image_folder):
 
 def test_train_finetune_eval(command, image_folder):
     done = command(
-        "train", TINY, "--data", image_folder, "--out", "dense", *SHORT[2:], "--epochs", "6", "--warmup", "1"
+        *("train", TINY, "--data", image_folder, "--out", "dense", *SHORT[2:], "--epochs", "6", "--warmup", "1"),
+        *("--set", "keep=last", "--set", "flip=false", "--optimizer", "adamw"),
     )
     assert done.code == 0, done.err
+    training = json.loads(Path("dense/metrics.json").read_text())["training"]
+    assert (training["keep"], training["flip"], training["epochs"], training["warmup_epochs"]) == ("last", False, 6, 1)
     assert "trained" in done.out
     found = command("eval", "dense", "--data", image_folder, "--json", "--quiet", "--device", "cpu")
     assert found.code == 0, found.err

@@ -55,7 +55,7 @@ def test_a_foreign_or_damaged_work_folder_is_left_alone(tmp_path):
 
 
 def test_rows_survive_json():
-    row = Row("dense", 10, 20, 0.5, (0.4, 0.6), 100, 1.5, 40)
+    row = Row("dense", 10, 20, 0.5, (0.4, 0.6), 100, 1.5, 30.5, 40)
     assert row_from_json(json.loads(json.dumps(row.to_json()))) == row
     assert row_from_json(Row("dense", 10, 20).to_json()) == Row("dense", 10, 20)
     assert say(row) == "dense: top-1 50.00 % of 100 images, 10 parameters, 20 MACs"

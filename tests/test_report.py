@@ -35,7 +35,7 @@ def test_picture_into_nowhere_is_an_error(tmp_path):
 
 
 ROWS = (
-    Row("dense", 1_000_000, 40_000_000, 0.925, (0.915, 0.935), 1000, 2.0, 4_000_000),
+    Row("dense", 1_000_000, 40_000_000, 0.925, (0.915, 0.935), 1000, 2.0, 60.0, 4_000_000),
     Row("pruned", 500_000, 20_000_000, 0.1, latency_ms=1.5),
 )
 
@@ -50,6 +50,7 @@ def test_rows_as_text():
         "params": "0.500 M (50%)",
         "macs": "20.00 M (50%)",
         "latency_ms": "1.50 (75%)",
+        "latency32_ms": "-",
         "bytes": "-",
     }
     assert ROWS[1].to_json() == {
@@ -66,7 +67,7 @@ def test_table_is_printed_whole(capsys):
     out = capsys.readouterr().out
     assert "a title" in out
     assert "500_000" not in out
-    for text in ("92.50 ± 1.0", "0.500 M (50%)", "1.50 (75%)", "file MB"):
+    for text in ("92.50 ± 1.0", "0.500 M (50%)", "1.50 (75%)", "weights MB", "60.0"):
         assert text in out
     print_rows(ROWS[1:])
-    assert "file MB" not in capsys.readouterr().out
+    assert "weights MB" not in capsys.readouterr().out

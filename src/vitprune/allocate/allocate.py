@@ -20,10 +20,11 @@ from vitprune.trace.graph import KINDS, Graph
 Scope = Literal["isomorphic", "global", "local"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-# The residual width is left out by default: removing one channel of it changes every layer at once, which costs most
-# accuracy for what it saves, and every model can reach half of its MACs without. Whole blocks are left out since their
-# scores do not compare with those of units. Both are asked for by naming them.
-DEFAULT_KINDS = ("mlp", "heads", "qk", "v")
+# Left out by default, and asked for by naming them: heads, as taking a share of the heads and the same share of each
+# head's dims takes attention down twice, and with 3 to 12 heads to rank some blocks are left with one; the residual
+# width, as one channel of it changes every layer at once; whole blocks, as their scores do not compare with those of
+# units. Half of a model's MACs can be reached without any of them.
+DEFAULT_KINDS = ("mlp", "qk", "v")
 
 
 def allocate(

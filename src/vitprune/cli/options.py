@@ -50,7 +50,14 @@ AllowModule = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Epochs = Annotated[int, typer.Option(min=0, help="Epochs of training; 0 leaves it out.")]
-Lr = Annotated[float, typer.Option(help="Peak learning rate (AdamW, cosine).")]
+Lr = Annotated[float, typer.Option(help="Peak learning rate, then cosine; Muon wants about ten times as much.")]
+Optimizer = Annotated[str, typer.Option(help="adamw or muon.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any other field of TrainSettings, such as keep=last; may be repeated."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
 WeightDecay = Annotated[float, typer.Option(help="Not on biases and norms.")]
 Warmup = Annotated[float, typer.Option(help="Epochs of linear warm-up.")]
@@ -64,11 +71,24 @@ Erasing = Annotated[float, typer.Option(help="Probability of random erasing.")]
 Amp = Annotated[str, typer.Option(help="auto, no, bf16 or fp16.")]
 
 
-def train_settings(epochs: int, **values: Any) -> Any:
-    """The TrainSettings of a run, None for no epochs. Raises TrainError for values out of range."""
-    from vitprune.recover import TrainSettings
+def train_settings(epochs: int, more: Sequence[str] = (), **values: Any) -> Any:
+    """The TrainSettings of a run, None for no epochs; `more` holds "name=value" texts for further fields.
 
-    return TrainSettings(epochs=epochs, **values) if epochs else None
+    Raises TrainError for unknown names and values out of range.
+    """
+    from vitprune.recover import TrainError, TrainSettings
+
+    defaults = TrainSettings().to_json()
+    for pair in more:
+        name, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or name not in defaults:
+            raise TrainError(f"--set must be NAME=VALUE with a name of {', '.join(defaults)}, but got {pair!r}")
+        kind = type(defaults[name])
+        try:
+            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            raise TrainError(f"--set {name} must be of type {kind.__name__}, but got {text!r}") from error
+    return TrainSettings.from_json({"epochs": epochs, **values}) if epochs else None
 
 
 def names(text: str) -> tuple[str, ...]:

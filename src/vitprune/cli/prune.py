@@ -27,7 +27,7 @@ def prune(
             help="isomorphic: units compete within their kind; global: one threshold; local: the same share everywhere."
         ),
     ] = "isomorphic",
-    kinds: Annotated[str, typer.Option(help="Of: mlp, heads, qk, v, residual, block.")] = "mlp,heads,qk,v",
+    kinds: Annotated[str, typer.Option(help="Of: mlp, heads, qk, v, residual, block.")] = "mlp,qk,v",
     round_to: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 8,
     min_heads: Minimum = None,
     min_qk: Minimum = None,
@@ -53,6 +53,8 @@ def prune(
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
     amp: o.Amp = "auto",
+    optimizer: o.Optimizer = "adamw",
+    set_: o.Settings = None,
     distill: Annotated[bool, typer.Option("--distill/--no-distill", help="The dense model teaches.")] = True,
     new_head: o.NewHead = False,
     limit: o.Limit = None,
@@ -87,6 +89,7 @@ def prune(
     )
     training = o.train_settings(
         epochs,
+        set_ or (),
         lr=lr,
         batch_size=batch_size,
         weight_decay=weight_decay,
@@ -99,6 +102,7 @@ def prune(
         crop_padding=crop_padding,
         erasing=erasing,
         amp=amp,
+        optimizer=optimizer,
         seed=seed,
     )
     result = run_prune(

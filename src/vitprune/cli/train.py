@@ -11,7 +11,7 @@ from vitprune.errors import TargetError
 # options of both commands that TrainSettings has under the same name
 SAME = (
     *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
-    *("ema", "flip", "crop_padding", "erasing", "amp", "seed"),
+    *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
 )
 
 
@@ -31,6 +31,8 @@ def train(
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
     amp: o.Amp = "auto",
+    optimizer: o.Optimizer = "adamw",
+    set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
     workers: o.Workers = 0,
@@ -64,6 +66,8 @@ def finetune(
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
     amp: o.Amp = "auto",
+    optimizer: o.Optimizer = "adamw",
+    set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
     workers: o.Workers = 0,
@@ -88,7 +92,7 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
     from vitprune.progress import make_progress
     from vitprune.report import print_rows
 
-    training = o.train_settings(epochs, warmup_epochs=warmup, **{name: rest[name] for name in SAME})
+    training = o.train_settings(epochs, rest["set_"] or (), warmup_epochs=warmup, **{name: rest[name] for name in SAME})
     if training is None:
         raise TargetError("--epochs must be at least 1")
     reading = DataSettings(data, rest["limit"], rest["val_fraction"], rest["workers"], rest["repeat_channels"])

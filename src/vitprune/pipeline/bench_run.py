@@ -27,7 +27,7 @@ class BenchRow:
     threads: int
     device: str
     images_per_s: float
-    memory_mib: float  # peak on top of what was there before, at this batch size
+    memory_mib: float  # peak of weights and forward pass together, at this batch size
     macs: int  # per image
     params: int
 

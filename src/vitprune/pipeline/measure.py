@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Progress
 from vitprune.report import Row
 
-LATENCY_REPEATS = 40
+LATENCY_SECONDS = 8.0  # spent on each batch size at most, roughly
+BATCHES = (1, 32)
 
 
 def row_of(name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress) -> Row:
@@ -38,13 +39,28 @@ def tensor_bytes(model: nn.Module) -> int:
 
 
 def with_latency(
-    rows: list[Row], named: Mapping[str, nn.Module], preprocessing: Preprocessing, device: str
+    rows: Sequence[Row], dense: nn.Module, pruned: nn.Module, preprocessing: Preprocessing, device: str
 ) -> list[Row]:
-    """The rows with the median latency at batch 1 (ms) of the models of the same name, measured in turns."""
-    image = models.example(preprocessing, batch=1)
-    measured = evaluate.latency(named, image, batch_sizes=(1,), repeats=LATENCY_REPEATS, device=device)
-    by_name = {r.name: r.median_ms for r in measured}
-    return [replace(row, latency_ms=by_name.get(row.name)) for row in rows]
+    """The rows with the median latencies (ms) at batch 1 and 32 of the dense and the pruned model, measured in turns.
+
+    All rows but the one named "dense" have the pruned model's structure, hence its latency.
+    """
+    named, image = {"dense": dense, "pruned": pruned}, models.example(preprocessing, batch=1)
+    found: dict[tuple[str, int], float] = {}
+    one_ms = 0.0
+    for batch in BATCHES:
+        turn_s = max(2 * one_ms * batch / 1000, 1e-3)
+        repeats = max(3, min(40, int(LATENCY_SECONDS / turn_s)))
+        measured = evaluate.latency(
+            named, image, batch_sizes=(batch,), warmup=min(5, repeats), repeats=repeats, device=device
+        )
+        found |= {(r.name, batch): r.median_ms for r in measured}
+        one_ms = found["dense", 1]
+    result: list[Row] = []
+    for row in rows:
+        name = "dense" if row.name == "dense" else "pruned"
+        result.append(replace(row, latency_ms=found[name, 1], latency32_ms=found[name, 32]))
+    return result
 
 
 def row_from_json(fields: Mapping[str, Any]) -> Row:

@@ -131,7 +131,6 @@ class _Run:
         self.device, self.work, self.progress = device, work, progress
         self.test = measured_split(data)
         self.rows: list[Row] = []
-        self.tuned = False
         self.example = models.example(opened.loaded.preprocessing).to(device)
         self.progress.line("tracing the model")
         self.graph: Graph = trace(opened.model, (self.example,))
@@ -208,14 +207,12 @@ class _Run:
             save_tensors(self.work.path / "tuned.safetensors", model, {})
             self.work.finish("tuned-weights", history)
         self._row("fine-tuned", model, self.plan.obtained["macs"]["value"])
-        self.tuned = True
         return history
 
     def close(self, model: nn.Module) -> tuple[Plan, list[Row]]:
         """The plan relative to the library's dense model, and the rows with latencies, dense and pruned in turns."""
-        last = "fine-tuned" if self.tuned else "pruned"
-        named = {"dense": self.opened.model, last: model}
-        rows = with_latency(self.rows, named, self.opened.loaded.preprocessing, self.device)
+        self.progress.line("measuring latency")
+        rows = with_latency(self.rows, self.opened.model, model, self.opened.loaded.preprocessing, self.device)
         if self.opened.plan is None:
             return self.plan, rows
         _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)

@@ -18,6 +18,7 @@ class Row:
     ci95: tuple[float, float] | None = None  # confidence interval of top1
     images: int | None = None  # that top1 was measured on
     latency_ms: float | None = None  # median at batch 1
+    latency32_ms: float | None = None  # median of a batch of 32
     bytes: int | None = None  # of the weights' file
 
     def to_json(self) -> dict[str, Any]:
@@ -30,8 +31,9 @@ HEADINGS = {
     "top1": "top-1 %",
     "params": "parameters",
     "macs": "MACs",
-    "latency_ms": "latency ms",
-    "bytes": "file MB",
+    "latency_ms": "ms, batch 1",
+    "latency32_ms": "ms, batch 32",
+    "bytes": "weights MB",
 }
 
 
@@ -51,6 +53,7 @@ def format_row(row: Row, first: Row | None = None) -> dict[str, str]:
         "params": count(row.params, base.params, f"{row.params / 1e6:.3f} M"),
         "macs": count(row.macs, base.macs, f"{row.macs / 1e6:.2f} M"),
         "latency_ms": count(row.latency_ms, base.latency_ms, f"{row.latency_ms or 0:.2f}"),
+        "latency32_ms": count(row.latency32_ms, base.latency32_ms, f"{row.latency32_ms or 0:.1f}"),
         "bytes": count(row.bytes, base.bytes, f"{(row.bytes or 0) / 1e6:.2f}"),
     }
 
@@ -68,4 +71,4 @@ def print_rows(rows: Sequence[Row], title: str = "") -> None:
     for text in texts:
         table.add_row(*(text[key] for key in columns))
     console = Console()
-    Console(width=max(console.width, 110)).print(table)
+    Console(width=max(console.width, 120)).print(table)

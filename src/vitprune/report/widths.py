@@ -74,6 +74,7 @@ def draw_widths(rows: Sequence[WidthRow], path: Path, title: str = "") -> None:
         axes.tick_params(labelsize=8)
         if len(part) == 1:
             axes.set_xlim(-1.5, 1.5)
+            axes.set_xticks([0])
         if place >= len(kinds) - columns:
             axes.set_xlabel("position in the model", fontsize=9)
     if kinds:

@@ -15,6 +15,7 @@ from vitprune.shrink.emit import reemit
 from vitprune.shrink.keep import Keep, keep_from
 from vitprune.shrink.literals import CREATED, SIZED, SPLITS, Literal, Ragged, literals
 from vitprune.shrink.oracle import difference
+from vitprune.shrink.remove import remove_branches_
 from vitprune.shrink.select import cut_copy
 from vitprune.shrink.signature import CannotEmit
 from vitprune.shrink.verify import as_predicted, by_module
@@ -54,6 +55,10 @@ def _affected(model: nn.Module, keep: Keep) -> dict[str, Affected]:
         entry.changes += changes
         entry.certain |= ragged or any(c.position == "scale" for c in changes)
     return out
+
+
+def _within(path: str, modules: set[str]) -> bool:
+    return any(path == m or path.startswith(f"{m}.") for m in modules)
 
 
 def _owners_of_cut(model: nn.Module, keep: Keep) -> set[str]:
@@ -117,7 +122,8 @@ def shrink(
     keep = keep_from(graph, plan)
     args, kwargs = tuple(example or ()), dict(example_kwargs or {})
     small = cut_copy(model, keep)
-    _rewrite(model, small, keep, args, kwargs)
+    gone = remove_branches_(small, keep)
+    _rewrite(model, small, keep, gone, args, kwargs)
     if check:
         if not args and not kwargs:
             raise ModelError("the check needs an example: pass the arguments that the model was traced with.")
@@ -130,17 +136,19 @@ def shrink(
     return small
 
 
-def _rewrite(model: nn.Module, small: nn.Module, keep: Keep, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _rewrite(
+    model: nn.Module, small: nn.Module, keep: Keep, gone: set[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
     """Make every forward of `small` fit its tensors."""
-    affected = _affected(model, keep)
-    exposed = _exposed(model, keep)
+    affected = {p: a for p, a in _affected(model, keep).items() if not _within(p, gone)}
+    exposed = {p for p in _exposed(model, keep) if not _within(p, gone)}
     patched: dict[str, dict[str, Any]] = {}
     done: set[str] = set()
     for path, entry in affected.items():
         if entry.certain:
             _replace(model, small, keep, path, done)
         patched[path] = patch_(small.get_submodule(path), size_map(entry.changes))
-    for path in _owners_of_cut(model, keep) - done:
+    for path in [p for p in _owners_of_cut(model, keep) - done if not _within(p, gone)]:
         sizes = _size_ratios(model, small, keep, path)
         patched.setdefault(path, {}).update(patch_(small.get_submodule(path), sizes))
     tried: list[str] = []
@@ -160,7 +168,7 @@ def _rewrite(model: nn.Module, small: nn.Module, keep: Keep, args: tuple[Any, ..
                 _replace(model, small, keep, path, done)
             continue
         for path, nodes in dense.items():
-            if any(path == d or path.startswith(f"{d}.") for d in done):
+            if _within(path, done | gone):
                 continue
             if not as_predicted(keep, nodes, shrunk.get(path, [])):
                 restore_(small.get_submodule(path), patched.get(path, {}))

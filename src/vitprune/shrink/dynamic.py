@@ -1,18 +1,78 @@
-"""Sizes as expressions: what pruning fixed is a number, what comes from the input is read off it."""
+"""Sizes as expressions: what pruning fixed is a number, what comes from the input is read off a tensor."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vitprune.shrink.keep import Keep
 from vitprune.trace.moves import refined, view_blocks
 from vitprune.trace.value import Value
 
 
-def view_sizes(keep: Keep, expression: str, source: Value, out: Value) -> str:
-    """The sizes of a reshape of `expression` (traced as `source`) into `out`, batch and tokens dynamic."""
-    sizes = [s or 0 for s in keep.shape(out)]
-    items = [str(s) for s in sizes]
+class NeedsGrowth(Exception):
+    """A number that may stand for the batch: only a capture at another batch can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of one axis: as code, after pruning; and what the code gives when run on the dense model."""
+
+    code: str
+    dense: int  # at the traced batch
+    grown: int | None = None  # with one image more; None where that is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the sizes of a tensor can be made of.
+
+    anchors: the axes of the module's tensor arguments. batch: of the trace. sure: whether every size's value with one
+    image more is known; where not, a number that may stand for the batch raises NeedsGrowth (`certain` turns that off).
+    """
+
+    anchors: tuple[Size, ...]
+    batch: int
+    certain: bool = False
+
+    def settle(self, size: int, dense: int, grown: int | None, structural: Size | None, labelled: bool) -> str:
+        """Code for the size of one axis.
+
+        size: after pruning; dense, grown: before, at the two batches. structural: the code that the trace suggests.
+        """
+        if grown is None:
+            if not self.certain and not labelled and structural is None and dense > 1 and dense % self.batch == 0:
+                raise NeedsGrowth
+            return structural.code if structural is not None else str(size)
+        if structural is not None and structural.grown == grown:
+            return structural.code
+        if dense == grown:
+            return str(size)
+        for anchor in self.anchors:
+            if anchor.grown is not None and anchor.dense != anchor.grown and anchor.dense * grown == anchor.grown * dense:
+                return scaled(anchor.code, size, anchor.dense)
+        return str(size)
+
+
+def scaled(code: str, numerator: int, denominator: int) -> str:
+    """Code for `code` * numerator / denominator."""
+    common = math.gcd(numerator, denominator)
+    up, down = numerator // common, denominator // common
+    text = code if up == 1 else f"{code} * {up}"
+    return text if down == 1 else f"{text} // {down}"
+
+
+def view_sizes(
+    keep: Keep, sizes: Sizes, expression: str, source: Value, out: Value,
+    grown: tuple[Sequence[int], Sequence[int]] | None,
+) -> str:
+    """The sizes of a reshape of `expression` (traced as `source`) into `out`, batch and tokens dynamic.
+
+    grown: the dense shapes of source and out with one image more.
+    """
+    kept = [s or 0 for s in keep.shape(out)]
+    found: dict[int, Size] = {}
     for a, b in view_blocks(source.shape, out.shape):
         factors = refined(source.shape, out.shape, a, b)
         owners = _owners(source.shape, a, factors)
@@ -27,7 +87,13 @@ def view_sizes(keep: Keep, expression: str, source: Value, out: Value) -> str:
                 at += 1
             if product != out.shape[o]:
                 break
-            items[o] = _dimension(keep, expression, source, factors, owners, mine, sizes[o])
+            size = _dimension(expression, source, factors, owners, mine, kept[o], grown[0] if grown else None)
+            if size is not None:
+                found[o] = size
+    items = [
+        sizes.settle(kept[d], n, grown[1][d] if grown else None, found.get(d), bool(out.on(d)))
+        for d, n in enumerate(out.shape)
+    ]
     return "[" + ", ".join(items) + "]"
 
 
@@ -52,45 +118,51 @@ def _owners(shape: Sequence[int], dims: Sequence[int], factors: Sequence[int]) -
 
 
 def _dimension(
-    keep: Keep, expression: str, source: Value, factors: Sequence[int], owners: Sequence[tuple[int, int]],
-    mine: Sequence[int], size: int,
-) -> str:
+    expression: str, source: Value, factors: Sequence[int], owners: Sequence[tuple[int, int]], mine: Sequence[int],
+    size: int, grown: Sequence[int] | None,
+) -> Size | None:
+    """The size made of the factors `mine`, None if none of them is read off the source."""
     dynamic: list[str] = []
-    fixed = size
+    fixed, dense, more = size, 1, 1
     for k in mine:
         d, later = owners[k]
+        dense *= factors[k]
         if source.on(d) or later < 0:  # labelled, or an inner part of a dim: its size is a number
+            more *= factors[k]
             continue
         fixed //= factors[k]
+        more *= grown[d] // later if grown else 1
         dynamic.append(f"{expression}.size({d})" + (f" // {later}" if later > 1 else ""))
     if not dynamic:
-        return str(size)
-    return " * ".join([f"({d})" if "//" in d else d for d in dynamic] + ([str(fixed)] if fixed != 1 else []))
+        return None
+    code = " * ".join([f"({d})" if "//" in d else d for d in dynamic] + ([str(fixed)] if fixed != 1 else []))
+    return Size(code, dense, more if grown else None)
 
 
-def _anchored(size: int, dim: int, anchor: str, shape: Sequence[int]) -> str:
-    if dim < len(shape) and shape[dim] == size and size > 1 and dim < 2:
-        return f"{anchor}.size({dim})"
-    return str(size)
-
-
-def expand_sizes(keep: Keep, source: Value, out: Value, anchor: str, shape: Sequence[int]) -> str:
-    """The sizes of an expand: -1 where nothing is repeated, else read off the module's first tensor argument."""
+def expand_sizes(
+    keep: Keep, sizes: Sizes, source: Value, out: Value, grown: tuple[Sequence[int], Sequence[int]] | None
+) -> str:
+    """The sizes of an expand: -1 where nothing is repeated."""
     lead = len(out.shape) - len(source.shape)
     items = []
     for d, n in enumerate(out.shape):
         if d >= lead and source.shape[d - lead] == n:
             items.append("-1")
         else:
-            size = keep.size(out, d)
-            items.append(_anchored(n, d, anchor, shape) if size == n else str(size))
+            items.append(_anchored(keep, sizes, out, d, grown[1][d] if grown else None))
     return "[" + ", ".join(items) + "]"
 
 
-def new_sizes(keep: Keep, out: Value, anchor: str, shape: Sequence[int]) -> str:
+def new_sizes(keep: Keep, sizes: Sizes, out: Value, grown: Sequence[int] | None) -> str:
     """The sizes of a new tensor."""
-    items = []
-    for d, n in enumerate(out.shape):
-        size = keep.size(out, d)
-        items.append(_anchored(n, d, anchor, shape) if size == n else str(size))
+    items = [_anchored(keep, sizes, out, d, grown[d] if grown else None) for d in range(len(out.shape))]
     return "[" + ", ".join(items) + "]"
+
+
+def _anchored(keep: Keep, sizes: Sizes, out: Value, dim: int, grown: int | None) -> str:
+    """A size read off the argument whose axis has it, the first that fits."""
+    dense, size = out.shape[dim], keep.size(out, dim) or 0
+    structural = None
+    if dense > 1 and size == dense:
+        structural = next((a for a in sizes.anchors if a.dense == dense and (grown is None or a.grown == grown)), None)
+    return sizes.settle(size, dense, grown, structural, bool(out.on(dim)) and size != dense)

@@ -22,7 +22,7 @@ from vitprune.shrink.keep import Keep
 from vitprune.shrink.literals import CREATED, SIZED, Ragged, is_ragged, literals
 from vitprune.shrink.signature import CannotEmit, Signature, attribute_path, construct, destructure
 from vitprune.trace.capture import module_path, op_name
-from vitprune.trace.marks import MARK, Call, composite
+from vitprune.trace.marks import MARK, Call
 
 VIEWS = frozenset("view reshape _unsafe_view flatten unflatten".split())
 SKIPPED = frozenset(["_assert_tensor_metadata"])
@@ -148,7 +148,7 @@ class Emitter:
         if not child.startswith(prefix):
             return False
         module = self.root.get_submodule(child)
-        if composite(module) or any(True for _ in module.children()):
+        if self.captured.calls.of(child) or any(True for _ in module.children()):
             return False
         inputs = [a for a in node.args if isinstance(a, Node) and a.op != "placeholder"]
         inputs += [a for a in node.args if isinstance(a, Node) and a.name in self.captured.inputs]

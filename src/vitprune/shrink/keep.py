@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitprune.plan import Plan
-from vitprune.trace.graph import Graph
+from vitprune.trace.graph import Graph, Group
 from vitprune.trace.labels import Array
 from vitprune.trace.value import Value
 
@@ -23,6 +23,7 @@ class Keep:
 
     labels: Mask
     graph: Graph
+    removed_blocks: tuple[Group, ...] = ()  # branches that go altogether
 
     def along(self, line: Array) -> Mask:
         """Which positions of a line of labels stay."""
@@ -95,7 +96,8 @@ def keep_from(graph: Graph, plan: Plan) -> Keep:
     for own, covers in solved.cover_of.items():
         covered[own] = all(classes[c] for c in covers)
     labels[:-1] &= covered[solved.own]
-    return Keep(labels, graph)
+    gone = [g for g in graph.groups if g.kind == "block" and g.name in plan.groups and not plan.groups[g.name].kept[0]]
+    return Keep(labels, graph, tuple(gone))
 
 
 def flat_values(value: Any) -> Sequence[Value]:

@@ -38,6 +38,8 @@ def _layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: f
     if len(shape) != 1:
         return F.layer_norm(x, shape, weight, bias, eps)
     kept = _kept(x, weight)
+    if not bool(kept.any()):
+        return torch.zeros_like(x)
     mean, var = _moments(x, kept)
     out = (x - mean) * torch.rsqrt(var + eps) * kept
     out = out if weight is None else out * weight
@@ -48,6 +50,8 @@ def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) 
     if len(shape) != 1:
         return F.rms_norm(x, shape, weight, eps)
     kept = _kept(x, weight)
+    if not bool(kept.any()):
+        return torch.zeros_like(x)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     out = x * torch.rsqrt(((x * kept) ** 2).sum(-1, keepdim=True) / kept.sum() + eps)
     return out if weight is None else out * weight
@@ -147,6 +151,10 @@ def masked(model: nn.Module, keep: Keep) -> Iterator[None]:
                     where = (slice(None),) * dim + (gone,)
                     saved.append((parameter, where, parameter[where].clone()))
                     parameter[where] = 0
+            for group in keep.removed_blocks:
+                for parameter in model.get_submodule(group.modules[-1]).parameters():
+                    saved.append((parameter, (slice(None),) * parameter.ndim, parameter.clone()))
+                    parameter.zero_()
         yield
     finally:
         with torch.no_grad():

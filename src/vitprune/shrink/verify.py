@@ -11,8 +11,9 @@ from torch.fx import Node
 from vitprune.shrink.keep import Keep
 from vitprune.shrink.literals import Ragged, literals
 from vitprune.trace.capture import Captured, module_path, op_name
+from vitprune.trace.marks import MARK
 
-IGNORED = frozenset(["getitem", "_assert_tensor_metadata"])
+IGNORED = frozenset(["getitem", "_assert_tensor_metadata", MARK])
 
 
 def by_module(captured: Captured) -> dict[str, list[Node]]:

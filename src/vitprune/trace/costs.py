@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -68,27 +69,35 @@ class AxisPolynomials:
         return Polynomial.of(terms)
 
 
-def op_costs(p: Propagated, sizes: AxisPolynomials, batch: int) -> tuple[OpCost, ...]:
-    """Multiply-accumulates of every operator, for one image."""
+def op_costs(
+    p: Propagated, sizes: AxisPolynomials, batch: int, branch_of: Mapping[str, str]
+) -> tuple[OpCost, ...]:
+    """Multiply-accumulates of every operator, for one image. branch_of: node name -> its removable branch."""
     out = []
     for cost in p.walk.costs:
         total = Polynomial.constant(1)
         for axis in cost.axes:
             total = total * sizes(axis)
+        if cost.node in branch_of:
+            total = total * Polynomial.of({(branch_of[cost.node],): 1})
         out.append(OpCost(cost.module, cost.op, total.scale(Fraction(1, batch)) if cost.depends else total))
     return tuple(out)
 
 
-def parameter_count(p: Propagated, sizes: AxisPolynomials, shapes: dict[str, tuple[int, ...]]) -> Polynomial:
-    """Number of elements of the tensors in `shapes`."""
+def parameter_count(
+    p: Propagated, sizes: AxisPolynomials, shapes: Mapping[str, tuple[int, ...]], branches: Mapping[str, str]
+) -> Polynomial:
+    """Number of elements of the tensors in `shapes`. branches: module path -> the removable branch it belongs to."""
     parts = []
     for name, shape in shapes.items():
         lines = p.tensors.get(name)
-        if lines is None:
-            parts.append(Polynomial.constant(int(np.prod(shape))))
-            continue
         total = Polynomial.constant(1)
-        for size, line in zip(shape, lines, strict=True):
+        for size, line in zip(shape, lines or (None,) * len(shape), strict=True):
             total = total * sizes(AxisSize(size, (line,) if line is not None else ()))
+        owner = name.rpartition(".")[0]
+        while owner and owner not in branches:
+            owner = owner.rpartition(".")[0]
+        if owner:
+            total = total * Polynomial.of({(branches[owner],): 1})
         parts.append(total)
     return Polynomial.total(parts)

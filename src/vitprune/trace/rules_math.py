@@ -47,7 +47,7 @@ def constant(w: Walk, *_: Any, **__: Any) -> Value:
 
 def uniform(w: Walk, *_: Any, **__: Any) -> Value:
     """A new tensor of literal size with one value throughout: its axes take the labels they meet."""
-    value = fresh_axes(w.labels, Value(w.shape), w.shape, [d for d, n in enumerate(w.shape) if n > 1])
+    value = fresh_axes(w.labels, Value(w.shape), w.shape, [d for d, n in enumerate(w.shape) if n > 1 and (d or n != w.batch)])
     return replace(value, depends=bool(w.shape) and w.shape[0] == w.batch)
 
 

@@ -56,7 +56,10 @@ def unsqueeze(w: Walk, x: Value, dim: int) -> Value:
 
 def expand(w: Walk, x: Value, *_: Any, **__: Any) -> Value:
     """Broadcast to the result's shape."""
-    return batched(w, moves.expand(w.labels, x, w.shape))
+    x = moves.lift(x, len(w.shape))
+    shape = (w.batch, *x.shape[1:]) if w.shape and w.shape[0] == w.batch and x.shape[0] == 1 else x.shape
+    # copies along the batch get no labels: the batch is no axis of the model
+    return batched(w, moves.expand(w.labels, replace(x, shape=shape), w.shape))
 
 
 def batched(w: Walk, x: Value) -> Value:
@@ -135,7 +138,9 @@ def repeat(w: Walk, x: Value, times: Sequence[int]) -> Value:
     """Tiled copies along every axis."""
     x = moves.lift(x, len(w.shape))
     for d, n in enumerate((1,) * (len(w.shape) - len(times)) + tuple(times)):
-        if n > 1:
+        if n > 1 and d == 0 and x.shape[0] == 1 and n == w.batch:
+            x = replace(x, shape=(n, *x.shape[1:]))
+        elif n > 1:
             x = repeat_axis(w.labels, x, d, n, interleave=False)
     return batched(w, x)
 

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from vitprune.errors import ModelError
+from vitprune.trace.blocks import Branch, branch_of, find_branches
 from vitprune.trace.capture import Captured, capture
 from vitprune.trace.costs import AxisPolynomials, op_costs, parameter_count
-from vitprune.trace.graph import Graph
+from vitprune.trace.graph import Graph, Group
 from vitprune.trace.groups import Units, build_cosize, build_frozen, build_groups
 from vitprune.trace.labels import Solved, solve
+from vitprune.trace.names import block_key, rank_blocks
 from vitprune.trace.polynomial import Polynomial
 from vitprune.trace.propagate import Propagated, propagate
 
@@ -47,20 +49,32 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | N
     propagated = propagate(captured, batch)
     solved = solve(propagated.walk.labels)
     units = build_groups(propagated, solved)
+    branches = {f"{b.largest}:block": b for b in find_branches(model, captured, propagated)}
     sizes = AxisPolynomials(solved, units)
-    costs = op_costs(propagated, sizes, batch)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    costs = op_costs(propagated, sizes, batch, branch_of(branches))
+    captured_name = {
+        id(p): name for name, p in model.named_parameters(remove_duplicate=False) if name in propagated.tensors
+    }
+    shapes = {captured_name.get(id(p), name): tuple(p.shape) for name, p in model.named_parameters()}
     return Graph(
-        groups=units.groups,
+        groups=units.groups + _block_groups(branches),
         frozen=build_frozen(propagated, solved, units),
         op_costs=costs,
         macs=Polynomial.total(c.macs for c in costs),
-        params=parameter_count(propagated, sizes, shapes),
+        params=parameter_count(propagated, sizes, shapes, {m: name for name, b in branches.items() for m in b.modules}),
         cosize=build_cosize(propagated, solved, units),
         unknown_ops=tuple(f"{op} (in {module or 'the model'})" for op, module in propagated.walk.unknown.items()),
         batch=batch,
         fingerprint=_fingerprint(units, shapes),
         detail=Detail(captured, propagated, solved, units),
+    )
+
+
+def _block_groups(branches: Mapping[str, Branch]) -> tuple[Group, ...]:
+    keys = rank_blocks([block_key(b.largest) for b in branches.values()])
+    return tuple(
+        Group(name, "block", 1, 1, None, (), b.largest, keys.get(block_key(b.largest) or ""), modules=b.modules)
+        for name, b in branches.items()
     )
 
 
