@@ -181,14 +181,15 @@ def structure(model: nn.Module) -> tuple[list[str], dict[str, type]]:
 def rolled_gaps(ready: Traced, small: nn.Module, plan: Plan) -> dict[str, float]:
     """Per pruned group the change of the output when the kept positions of one member are shifted by one.
 
-    Members whose shift makes no difference by algebra (a bias of keys, which the softmax cancels) are passed over.
+    Members whose shift makes no difference by algebra (a bias of keys, which the softmax cancels) are passed over, and
+    so are groups that the output does not read (the pooling head of a SigLIP that classifies by the mean).
     """
     want = output(ready.case, small, 2)
     tensors = dict(small.named_parameters())
     found: dict[str, float] = {}
     for name in plan.pruned():
         group = ready.graph[name]
-        best = 0.0
+        best, read = 0.0, False
         for member in sorted(group.members, key=lambda m: -len(tensors[m.tensor].shape) if m.tensor in tensors else 0):
             parameter = tensors.get(member.tensor)
             if parameter is None or parameter.shape[member.dim] < 2:
@@ -196,10 +197,13 @@ def rolled_gaps(ready: Traced, small: nn.Module, plan: Plan) -> dict[str, float]
             old = parameter.data.clone()
             parameter.data.copy_(old.roll(1, member.dim))
             best = max(best, relative(output(ready.case, small, 2), want))
+            parameter.data.fill_(float("nan"))
+            read = read or output(ready.case, small, 2).isnan().any()
             parameter.data.copy_(old)
             if best > 1e-4:
                 break
-        found[name] = best
+        if read:
+            found[name] = best
     return found
 
 
@@ -257,16 +261,19 @@ def onnx_gap(case: Case, model: nn.Module, path: str) -> float:
     return relative(torch.from_numpy(session.run(None, fed)[0]), output(case, model, 2))
 
 
-def counted_macs(model: nn.Module, args: tuple[Any, ...]) -> int:
-    """Multiply-accumulates of one forward by torch's own counter (half its FLOPs), for the batch given."""
+def counted_macs(case: Case, model: nn.Module) -> int:
+    """Multiply-accumulates for one image by torch's own counter (half its FLOPs)."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    trained = [p for p in model.parameters() if p.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mha.set_fastpath_enabled(False)  # it hides the attention from the counter
+    model.requires_grad_(False)  # the counter's module hooks fail on outputs that are views
     try:
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            model(*args)
+        with FlopCounterMode(display=False) as counter:
+            model(*case.example(1))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return int(counter.get_total_flops()) // 2

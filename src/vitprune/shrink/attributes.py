@@ -31,8 +31,7 @@ def patch_(module: nn.Module, sizes: dict[int, int]) -> dict[str, Any]:
         if isinstance(value, int) and value in sizes:
             old[name] = value
         elif isinstance(value, (tuple, list)) and value and all(type(v) is int for v in value):
-            if any(v in sizes for v in value) and name == "normalized_shape":
-                old[name] = value
+            old |= {name: value} if any(v in sizes for v in value) and name == "normalized_shape" else {}
     for name, value in old.items():
         new = sizes[value] if isinstance(value, int) else type(value)(sizes.get(v, v) for v in value)
         setattr(module, name, new)

@@ -160,9 +160,9 @@ def new_sizes(keep: Keep, sizes: Sizes, out: Value, grown: Sequence[int] | None)
 
 
 def _anchored(keep: Keep, sizes: Sizes, out: Value, dim: int, grown: int | None) -> str:
-    """A size read off the argument whose axis has it, the first that fits."""
+    """A size read off the same axis of an argument, if it is the same there."""
     dense, size = out.shape[dim], keep.size(out, dim) or 0
     structural = None
-    if dense > 1 and size == dense:
-        structural = next((a for a in sizes.anchors if a.dense == dense and (grown is None or a.grown == grown)), None)
-    return sizes.settle(size, dense, grown, structural, bool(out.on(dim)) and size != dense)
+    if dim < 2 and dense > 1 and not out.on(dim) and (grown is not None or sizes.certain or dense % sizes.batch):
+        structural = next((a for a in sizes.anchors if a.code.endswith(f".size({dim})") and a.dense == dense), None)
+    return sizes.settle(size, dense, grown, structural, bool(out.on(dim)))

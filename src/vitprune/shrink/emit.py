@@ -17,7 +17,8 @@ from torch import nn
 from torch.fx import Node
 
 from vitprune.shrink import pieces
-from vitprune.shrink.dynamic import expand_sizes, new_sizes, view_sizes
+from vitprune.shrink.dynamic import NeedsGrowth, Size, Sizes, expand_sizes, new_sizes, view_sizes
+from vitprune.shrink.growth import Grown, grown, shape_of
 from vitprune.shrink.keep import Keep
 from vitprune.shrink.literals import CREATED, SIZED, Ragged, is_ragged, literals
 from vitprune.shrink.signature import CannotEmit, Signature, attribute_path, construct, destructure
@@ -26,13 +27,17 @@ from vitprune.trace.marks import MARK, Call
 
 VIEWS = frozenset("view reshape _unsafe_view flatten unflatten".split())
 SKIPPED = frozenset(["_assert_tensor_metadata"])
+COUNTED: dict[str, tuple[int, ...]] = {  # operators with arguments that may count images, and where those stand
+    "repeat": (1,), "tile": (1,), "arange": (0, 1), "repeat_interleave": (1,), "slice": (2, 3), "narrow": (2, 3),
+    "split": (1,), "split_with_sizes": (1,),
+}  # fmt: skip
 ALIKE = frozenset(["contiguous", "clone", "alias", "detach", MARK])
 
 
 class Emitter:
     """Writes one module's forward."""
 
-    def __init__(self, root: nn.Module, keep: Keep, path: str) -> None:
+    def __init__(self, root: nn.Module, keep: Keep, path: str, more: Grown | None = None) -> None:
         self.root, self.keep, self.path = root, keep, path
         self.module = root.get_submodule(path)
         captured = keep.graph.detail.captured
@@ -49,7 +54,8 @@ class Emitter:
         self.constants: dict[str, Any] = {}
         self.results: dict[int, str] = {}
         self.anchor = next(iter(self.signature.leaves.values()), "next(self.parameters())")
-        self.anchor_shape: tuple[int, ...] = ()
+        self.more: Grown = more or {}  # the trace with one image more
+        self.sizes = Sizes((), keep.graph.batch, more is not None)
 
     # -- segment ---------------------------------------------------------------------------------------------------
 
@@ -91,8 +97,7 @@ class Emitter:
         if mark is not None and mark[0] == self.number:
             if mark[1] < self.call.inputs:
                 self.env[node.name] = self.signature.leaves[mark[1]]
-                if self.signature.leaves[mark[1]] == self.anchor:
-                    self.anchor_shape = tuple(node.meta["val"].shape)
+                self._add_anchors(node, self.signature.leaves[mark[1]])
             else:
                 self.results[mark[1]] = self._tensor(node.args[0])
             return i + 1
@@ -107,6 +112,31 @@ class Emitter:
             return i + 1
         self._operator(node)
         return i + 1
+
+    def _add_anchors(self, node: Node, expression: str) -> None:
+        """Sizes of an argument that others can be read off: those of its axes that are not pruned."""
+        value = self.keep.value(node.name)
+        if value is None:
+            return
+        larger = self._larger(node)
+        axes = [
+            Size(f"{expression}.size({d})", n, larger[d] if larger else None)
+            for d, n in enumerate(value.shape)
+            if n > 1 and not value.on(d)
+        ]
+        self.sizes = replace(self.sizes, anchors=(*self.sizes.anchors, *axes))
+
+    def _larger(self, node: Node) -> tuple[int, ...]:
+        """The node's dense shape with one image more, () if that is not known."""
+        return shape_of(self.more[node.name]) if node.name in self.more else ()
+
+    def _grown(self, source: Node, out: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        if out.name not in self.more:
+            return None
+        if source.op != "call_function":  # a parameter or buffer
+            value = self.keep.value(source.name)
+            return (value.shape if value is not None else ()), self._larger(out)
+        return self._larger(source), self._larger(out)
 
     def _child_call(self, nodes: list[Node], i: int, number: int) -> int:
         """Emit a call of a composite child; the index after its last node, or 0 if its nodes must be inlined."""
@@ -224,10 +254,13 @@ class Emitter:
             source_value = self.keep.value(first.name) if first is not None else None
             assert source_value is not None and first is not None
             expression = self._tensor(first)
-            piece, rest = pieces.start(self.keep, expression, source_value, value.shape)
+            piece, rest, origin = pieces.start(self.keep, expression, source_value, value.shape)
             if rest is not None:
                 name = f"t{len(self.lines)}"
-                sizes = view_sizes(self.keep, expression, source_value, rest)
+                larger = self._grown(first, node)
+                if larger is not None:
+                    larger = larger[0], tuple(larger[side][d] for side, d in origin)
+                sizes = view_sizes(self.keep, self.sizes, expression, source_value, rest, larger)
                 self.lines.append(f"{name} = {expression}.reshape({sizes})")
                 piece = replace(piece, base=name)
             self.env[node.name] = piece
@@ -255,20 +288,22 @@ class Emitter:
         source = self.keep.value(node.args[0].name) if node.args and isinstance(node.args[0], Node) else None
         if name in VIEWS and value is not None and source is not None:
             target = "torch.ops.aten.reshape.default"
-            args = [args[0], view_sizes(self.keep, args[0], source, value)]
+            larger = self._grown(node.args[0], node)  # type: ignore[arg-type]
+            args = [args[0], view_sizes(self.keep, self.sizes, args[0], source, value, larger)]
             kwargs = {}
         elif name in ("expand", "broadcast_to") and value is not None and source is not None:
-            args[1] = expand_sizes(self.keep, source, value, self.anchor, self.anchor_shape)
+            larger = self._grown(node.args[0], node)  # type: ignore[arg-type]
+            args[1] = expand_sizes(self.keep, self.sizes, source, value, larger)
         elif name in (SIZED | CREATED) and value is not None:
-            args[0 if name in CREATED else 1] = new_sizes(self.keep, value, self.anchor, self.anchor_shape)
-        elif name == "repeat" and source is not None and self.anchor_shape:
-            counts = next((c.new for c in changes if c.position == 1), list(node.args[1]))  # type: ignore[arg-type]
-            lead = len(counts) - len(source.shape)
-            head = source.shape[0] if lead == 0 else 1
-            items = [str(c) for c in counts]
-            if head == 1 and counts[0] == self.anchor_shape[0] > 1:
-                items[0] = f"{self.anchor}.size(0)"
-            args[1] = "[" + ", ".join(items) + "]"
+            args[0 if name in CREATED else 1] = new_sizes(self.keep, self.sizes, value, self._larger(node) or None)
+        elif name in COUNTED:
+            for position in COUNTED[name]:
+                if position < len(node.args):
+                    new = next((c.new for c in changes if c.position == position), node.args[position])
+                    larger_node = self.more.get(node.name)
+                    args[position] = self._count(
+                        new, node.args[position], larger_node.args[position] if larger_node is not None else None
+                    )
         elif name == "scaled_dot_product_attention":
             args, kwargs = self._dropout(args, kwargs)
         elif name == "dropout":
@@ -281,6 +316,15 @@ class Emitter:
         else:
             self.lines.append(f"{result} = {target}({text})")
         self.env[node.name] = result
+
+    def _count(self, new: Any, dense: Any, larger: Any) -> str:
+        """A whole number, or a list of them, that may grow with the batch."""
+        if isinstance(new, (list, tuple)) and isinstance(dense, (list, tuple)) and len(new) == len(dense):
+            others = larger if isinstance(larger, (list, tuple)) and len(larger) == len(dense) else [None] * len(dense)
+            return "[" + ", ".join(self._count(*t) for t in zip(new, dense, others, strict=True)) + "]"
+        if type(new) is int and type(dense) is int and 1 < dense < 2**31:
+            return self.sizes.settle(new, dense, larger if type(larger) is int else None, None, False)
+        return self._argument(new)
 
     def _dropout(self, args: list[str], kwargs: dict[str, str]) -> tuple[list[str], dict[str, str]]:
         """Attention dropout in training, where the module has a rate for it that eval mode did not show."""
@@ -365,7 +409,12 @@ def reemit(model: nn.Module, small: nn.Module, keep: Keep, path: str) -> str:
     Raises CannotEmit with the reason where that is not possible.
     """
     emitter = Emitter(model, keep, path)
-    source = emitter.source()
+    try:
+        source = emitter.source()
+    except NeedsGrowth:
+        captured = keep.graph.detail.captured
+        emitter = Emitter(model, keep, path, grown(model, captured, keep.graph.batch))
+        source = emitter.source()
     file = f"<vitprune {type(emitter.module).__name__} at {path} {id(small)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     scope: dict[str, Any] = {"torch": torch, "device": torch.device, **emitter.constants}

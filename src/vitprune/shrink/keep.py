@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ class Keep:
 
     def along(self, line: Array) -> Mask:
         """Which positions of a line of labels stay."""
-        return cast(Mask, self.labels[line])
+        return self.labels[line]
 
     def tensor(self, name: str) -> tuple[Array | None, ...]:
         """Per dim of a parameter or buffer the kept positions; None where all are."""
@@ -53,7 +53,7 @@ class Keep:
         mask = self.labels[fields[0].array]
         for f in fields[1:]:
             mask = mask & self.labels[f.array]
-        return None if mask.all() else cast(Mask, mask)
+        return None if mask.all() else mask
 
     def size(self, value: Value, dim: int) -> int | None:
         """Size of one axis after pruning; None where it is not the same at every kept position of the others."""

@@ -100,7 +100,13 @@ def _softmax(x: Any, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
 
 
 def _attention(
-    q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, scale: Any = None,
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: Any = None,
     enable_gqa: bool = False,
 ) -> Any:
     if attn_mask is not None or is_causal or enable_gqa:
@@ -116,7 +122,9 @@ class KeptStatistics(TorchFunctionMode):
 
     RULES: Mapping[Any, Callable[..., Any]] = {
         F.layer_norm: _layer_norm,
-        torch.layer_norm: lambda x, shape, weight=None, bias=None, eps=1e-5, *_: _layer_norm(x, shape, weight, bias, eps),
+        torch.layer_norm: lambda x, shape, weight=None, bias=None, eps=1e-5, *_: _layer_norm(
+            x, shape, weight, bias, eps
+        ),
         F.rms_norm: _rms_norm,
         torch.rms_norm: _rms_norm,
         F.group_norm: _group_norm,

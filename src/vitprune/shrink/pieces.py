@@ -33,14 +33,18 @@ class Piece:
         return tuple(base_shape[i] if kind == "base" else self.ids.shape[i] for kind, i in self.axes)
 
 
-def start(keep: Keep, expression: str, value: Value, shape: Sequence[int]) -> tuple[Piece, Value | None]:
+def start(
+    keep: Keep, expression: str, value: Value, shape: Sequence[int]
+) -> tuple[Piece, Value | None, list[tuple[int, int]]]:
     """The piece that a view of a rectangular tensor to a ragged `shape` makes.
 
     Where the view also splits or joins other axes, the second result is the rectangular tensor that has those axes
-    as in `shape` already: it must be made first, and the piece refers to it by `expression`.
+    as in `shape` already: it must be made first, and the piece refers to it by `expression`. The third tells where
+    each of its sizes comes from: (0, axis of the source) or (1, axis of the view).
     """
     axes: list[tuple[str, int]] = []
     middle: list[int] = []
+    origin: list[tuple[int, int]] = []
     dim = -1
     sizes: list[int] = []
     for a, b in view_blocks(value.shape, shape):
@@ -49,12 +53,14 @@ def start(keep: Keep, expression: str, value: Value, shape: Sequence[int]) -> tu
                 raise CannotEmit("a reshape that splits several axes of unequal parts")
             dim = len(middle)
             middle.append(value.shape[a[0]])
+            origin.append((0, a[0]))
             axes += [("part", j) for j in range(len(b))]
             sizes = [shape[j] for j in b]
         elif len(b) == len(a) == 1 or not any(value.on(k) for k in a):
             for j in b:
                 axes.append(("base", len(middle)))
                 middle.append(shape[j])
+                origin.append((1, j))
         else:
             raise CannotEmit("a reshape that mixes several axes of unequal parts")
     if dim < 0:
@@ -66,7 +72,7 @@ def start(keep: Keep, expression: str, value: Value, shape: Sequence[int]) -> tu
     if len(line) != flat.shape[dim]:
         raise CannotEmit("parts that differ along another axis")
     ids = np.where(line, np.cumsum(line) - 1, -1).reshape(sizes)
-    return Piece(expression, len(middle), dim, ids, tuple(axes)), rest
+    return Piece(expression, len(middle), dim, ids, tuple(axes)), rest, origin
 
 
 def reshaped(piece: Piece, old: Sequence[int], new: Sequence[int]) -> Piece:

@@ -55,9 +55,10 @@ def sync_sizes(module: nn.Module) -> None:
             module.groups = weight.shape[0] // multiplier
         module.out_channels = weight.shape[0]
         module.in_channels = weight.shape[1] * module.groups
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or hasattr(module, "normalized_shape"):
-        if weight is not None and len(weight.shape) == len(tuple(module.normalized_shape)):
-            module.normalized_shape = tuple(weight.shape)
+    elif hasattr(module, "normalized_shape"):  # torch's norms, and those of libraries that follow them
+        shape: Any = module.normalized_shape
+        if weight is not None and isinstance(shape, (tuple, list)) and len(weight.shape) == len(shape):
+            vars(module)["normalized_shape"] = tuple(weight.shape)
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         mean = module.running_mean if module.running_mean is not None else weight
         if mean is not None:

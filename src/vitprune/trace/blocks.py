@@ -80,7 +80,7 @@ def _branch(
     names = {n.name for n in inside}
     if any(not nodes <= names for nodes in everything.values()):
         return None
-    for child, nodes in order.items():
+    for nodes in order.values():
         if not _keeps_shape(propagated, nodes):
             return None
     paths = [c for c in order if c != last] + [last]

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 
-import numpy as np
-
 from vitprune.trace.graph import OpCost
 from vitprune.trace.groups import Units
 from vitprune.trace.labels import Array, Solved
@@ -53,25 +51,23 @@ class AxisPolynomials:
         varying = {g for g, cs in classes.items() if len(cs) > 1}  # constant: a head of its own axis, not of this one
         parts: Counter[tuple[int, frozenset[int]]] = Counter()
         for g, over in zip(own_groups.tolist(), covering, strict=True):
-            parts[(g, frozenset(over & varying) - {g})] += 1
+            parts[(g, frozenset((over & varying) - {g}))] += 1
         terms: list[tuple[Monomial, Fraction]] = [((), Fraction(lone))]
-        for (g, over), count in parts.items():
+        for (g, others), count in parts.items():
             names: list[str] = []
             divisor = 1
             if g >= 0:
                 group = u.groups[g]
                 names.append(group.name)
                 divisor *= group.size
-            for o in over:
+            for o in others:
                 names.append(u.groups[o].name)
                 divisor *= u.groups[o].size
             terms.append((tuple(names), Fraction(count, divisor)))
         return Polynomial.of(terms)
 
 
-def op_costs(
-    p: Propagated, sizes: AxisPolynomials, batch: int, branch_of: Mapping[str, str]
-) -> tuple[OpCost, ...]:
+def op_costs(p: Propagated, sizes: AxisPolynomials, batch: int, branch_of: Mapping[str, str]) -> tuple[OpCost, ...]:
     """Multiply-accumulates of every operator, for one image. branch_of: node name -> its removable branch."""
     out = []
     for cost in p.walk.costs:
@@ -79,7 +75,7 @@ def op_costs(
         for axis in cost.axes:
             total = total * sizes(axis)
         if cost.node in branch_of:
-            total = total * Polynomial.of({(branch_of[cost.node],): 1})
+            total = total * Polynomial.of([((branch_of[cost.node],), 1)])
         out.append(OpCost(cost.module, cost.op, total.scale(Fraction(1, batch)) if cost.depends else total))
     return tuple(out)
 
@@ -98,6 +94,6 @@ def parameter_count(
         while owner and owner not in branches:
             owner = owner.rpartition(".")[0]
         if owner:
-            total = total * Polynomial.of({(branches[owner],): 1})
+            total = total * Polynomial.of([((branches[owner],), 1)])
         parts.append(total)
     return Polynomial.total(parts)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -122,7 +121,8 @@ def build_groups(p: Propagated, solved: Solved) -> Units:
     for members in buckets.values():
         array = np.asarray(members)
         keys = lane_key[array]
-        lanes, covers = 1, ()
+        lanes = 1
+        covers: tuple[int, ...] = ()
         distinct = list(dict.fromkeys(keys.tolist()))
         counts = [int((keys == k).sum()) for k in distinct]
         if -1 not in distinct and len(distinct) > 1 and len(set(counts)) == 1:
@@ -155,36 +155,43 @@ def build_groups(p: Propagated, solved: Solved) -> Units:
     names: dict[str, int] = {}
     paths = [common_module([m.tensor for m in found[i]]) for i in range(len(drafts))]
     owner = {c: i for i, (_, members, *_) in enumerate(drafts) for c in members}
-    for i, (_, _, lanes, _, covers) in enumerate(drafts):
-        over = {owner[c] for c in covers if c in owner}
+    for i, (_, _, lanes, _, covering) in enumerate(drafts):
+        over = {owner[c] for c in covering if c in owner}
         if lanes > 1 and len(over) == 1:
             paths[i] = paths[over.pop()]
-    blocks = rank_blocks([block_key(path) for (kind, *_), path in zip(drafts, paths, strict=True) if kind != "residual"])
+    blocks = rank_blocks(
+        [block_key(path) for (kind, *_), path in zip(drafts, paths, strict=True) if kind != "residual"]
+    )
     result: list[Group] = []
     titles: list[str] = []
     for i, (kind, *_) in enumerate(drafts):
         title = f"{paths[i]}:{kind}" if paths[i] else kind
         names[title] = names.get(title, 0) + 1
         titles.append(title if names[title] == 1 else f"{title}#{names[title]}")
-    for i, (kind, members, lanes, size, covers) in enumerate(drafts):
+    for i, (kind, members, lanes, size, covering) in enumerate(drafts):
         reasons = tuple(sorted({r for c in members for r in solved.inexact.get(c, ())}))
-        over = {int(group[c]) for c in covers if group[c] >= 0}
+        over = {int(group[c]) for c in covering if group[c] >= 0}
         lane_group = None
         if lanes > 1 and len(over) == 1:
             candidate = next(iter(over))
             if len(drafts[candidate][1]) == lanes:
                 lane_group = titles[candidate]
-                _sort_lanes(i, candidate, covers, lanes, members, group, lane, unit, lane_key, key_sets)
+                _sort_lanes(candidate, members, group, lane, unit, lane_key, key_sets)
         result.append(
             Group(
-                titles[i], kind, size, lanes, lane_group, (), paths[i],
+                titles[i],
+                kind,
+                size,
+                lanes,
+                lane_group,
+                (),
+                paths[i],
                 None if kind == "residual" else blocks.get(block_key(paths[i]) or ""),
-                not reasons, reasons,
+                not reasons,
+                reasons,
             )
         )
     found = _members(p, solved, drafts, group, lane, unit)
-    from dataclasses import replace
-
     done = tuple(replace(g, members=tuple(found[i])) for i, g in enumerate(result))
     return Units(done, group, lane, unit, signature)
 
@@ -198,8 +205,13 @@ def _lane_major(member: Member) -> bool:
 
 
 def _sort_lanes(
-    i: int, over: int, covers: tuple[int, ...], lanes: int, members: list[int],
-    group: Array, lane: Array, unit: Array, lane_key: Array, key_sets: list[tuple[int, ...]],
+    over: int,
+    members: list[int],
+    group: Array,
+    lane: Array,
+    unit: Array,
+    lane_key: Array,
+    key_sets: list[tuple[int, ...]],
 ) -> None:
     """Number the lanes as the units of the covering group are numbered."""
     for c in members:
@@ -209,8 +221,12 @@ def _sort_lanes(
 
 
 def _members(
-    p: Propagated, solved: Solved, drafts: list[tuple[Kind, list[int], int, int, tuple[int, ...]]],
-    group: Array, lane: Array, unit: Array,
+    p: Propagated,
+    solved: Solved,
+    drafts: list[tuple[Kind, list[int], int, int, tuple[int, ...]]],
+    group: Array,
+    lane: Array,
+    unit: Array,
 ) -> list[list[Member]]:
     """Per group the slices that go with its units."""
     out: list[list[Member]] = [[] for _ in drafts]
@@ -296,5 +312,3 @@ def build_cosize(p: Propagated, solved: Solved, units: Units) -> tuple[tuple[str
         result = [*rest, merged]
     named = [tuple(units.groups[i].name for i in sorted(r)) for r in result if len(r) > 1]
     return tuple(sorted(named))
-
-

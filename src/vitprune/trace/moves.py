@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -70,9 +71,9 @@ def refined(old: Sequence[int], new: Sequence[int], a: Sequence[int], b: Sequenc
             product *= sizes[d]
             edges.add(product)
     steps = sorted(edges)
-    if any(y % x for x, y in zip(steps, steps[1:], strict=False)):
+    if any(y % x for x, y in itertools.pairwise(steps)):
         return [new[d] for d in b]
-    return [y // x for x, y in zip(steps, steps[1:], strict=False)][::-1] or [1]
+    return [y // x for x, y in itertools.pairwise(steps)][::-1] or [1]
 
 
 def _view(labels: Labels, value: Value, shape: tuple[int, ...]) -> Value:
@@ -106,7 +107,7 @@ def _view(labels: Labels, value: Value, shape: tuple[int, ...]) -> Value:
         new_dims.append(out_dim)
     out = [Field(m, d) for m, d in zip(moved, new_dims, strict=True) if d >= 0]
     extra: list[Field] = []
-    for a, b in blocks:
+    for _, b in blocks:
         if len(b) < 2:
             continue
         for f in [f for f in out if f.dim in b]:

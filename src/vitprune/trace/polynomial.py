@@ -28,7 +28,7 @@ class Polynomial:
     @staticmethod
     def constant(value: int | Fraction) -> Polynomial:
         """The polynomial without variables."""
-        return Polynomial.of({(): value})
+        return Polynomial.of([((), value)])
 
     def __add__(self, other: Polynomial) -> Polynomial:
         return Polynomial.of([*self.terms, *other.terms])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vitprune.trace.elementwise import pointwise
+from vitprune.trace.elementwise import drop_axes, pointwise
 from vitprune.trace.labels import Array
 from vitprune.trace.moves import insert_dim, join, lift, permute, whole_axis
 from vitprune.trace.value import Attention, Field, Value, sort_fields
@@ -113,8 +113,6 @@ def matmul(w: Walk, a: Value, b: Value) -> Value:
     w.note_cost([*sizes, axis_size(a, row), axis_size(a, col), axis_size(b, col)], depends)
     out = Value(shape, tuple(sort_fields(fields)), depends, attention)
     if vector_a or vector_b:
-        from vitprune.trace.elementwise import drop_axes
-
         gone = ([row] if vector_a else []) + ([col] if vector_b else [])
         out = drop_axes(out, gone, False)
     return out
@@ -268,8 +266,6 @@ def einsum(w: Walk, equation: str, operands: list[Value], *_: Any, **__: Any) ->
         w.note_cost(all_sizes(joint), joint.depends)
     gone = [d for d, letter in enumerate(letters) if letter not in right]
     summed = tuple(f.array for d in gone for f in joint.on(d))
-    from vitprune.trace.elementwise import drop_axes
-
     out = drop_axes(joint, gone, False)
     rest = [letter for letter in letters if letter in right]
     out = permute(out, [rest.index(letter) for letter in right]) if rest else out

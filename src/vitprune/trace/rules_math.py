@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-
-from vitprune.trace.moves import fresh_axes
 from vitprune.trace.elementwise import drop_axes, nodes_on, pointwise
+from vitprune.trace.moves import fresh_axes
 from vitprune.trace.value import Field, Value
 from vitprune.trace.walk import Walk
 
@@ -47,7 +46,8 @@ def constant(w: Walk, *_: Any, **__: Any) -> Value:
 
 def uniform(w: Walk, *_: Any, **__: Any) -> Value:
     """A new tensor of literal size with one value throughout: its axes take the labels they meet."""
-    value = fresh_axes(w.labels, Value(w.shape), w.shape, [d for d, n in enumerate(w.shape) if n > 1 and (d or n != w.batch)])
+    dims = [d for d, n in enumerate(w.shape) if n > 1 and (d or n != w.batch)]
+    value = fresh_axes(w.labels, Value(w.shape), w.shape, dims)
     return replace(value, depends=bool(w.shape) and w.shape[0] == w.batch)
 
 
@@ -171,6 +171,7 @@ def cumulative(w: Walk, x: Value, dim: int, *_: Any, **__: Any) -> Value:
 
 def unknown(w: Walk, *args: Any, **kwargs: Any) -> Any:
     """An operator without a rule: everything it reads is frozen, its result has no labels."""
+
     def values(a: Any) -> list[Value]:
         if isinstance(a, Value):
             return [a]
@@ -183,5 +184,3 @@ def unknown(w: Walk, *args: Any, **kwargs: Any) -> Any:
     w.unknown.setdefault(w.op, w.module)
     outs = tuple(Value(s, (), any(v.depends for v in found)) for s in w.shapes)
     return outs[0] if len(outs) == 1 else outs
-
-
