@@ -16,6 +16,7 @@ from vitprune.arrays import Floats, Scores
 from vitprune.score.types import ScoreError
 from vitprune.trace.graph import Graph, Group
 
+CHUNK = 2**15  # elements: below the size from which torch splits the work over threads
 Sums = tuple[Floats, int]  # per position of a dim the sum of |w|^p, and elements per position
 
 
@@ -48,12 +49,23 @@ def mean_magnitude(graph: Graph, model: nn.Module, p: int) -> Scores:
 
 
 def _along(tensor: Tensor, dim: int, p: int) -> Sums:
+    """A few rows at a time, which stay in the cache: many times faster than the whole tensor's powers at once."""
     other = [d for d in range(tensor.dim()) if d != dim]
+    each = tensor.numel() // max(tensor.shape[dim], 1)
     with torch.no_grad():
-        data = tensor.detach() if tensor.dtype in (torch.float32, torch.float64) else tensor.detach().float()
-        powers = data.abs() if p == 1 else data.square()  # vector_norm over the first dim is ten times slower
-        sums = powers.sum(dim=other) if other else powers
-    return sums.to(torch.float64).cpu().numpy(), tensor.numel() // max(tensor.shape[dim], 1)
+        data = tensor.detach()
+        sums = torch.zeros(tensor.shape[dim], dtype=torch.float64, device=data.device)
+        rows, at = max(1, CHUNK * max(len(data), 1) // max(data.numel(), 1)), 0
+        for part in data.split(rows):
+            part = part if part.dtype in (torch.float32, torch.float64) else part.float()
+            powers = part.abs() if p == 1 else part.square()
+            found = powers.sum(dim=other) if other else powers
+            if dim == 0:
+                sums[at : at + len(part)] = found
+            else:
+                sums += found
+            at += len(part)
+    return sums.cpu().numpy(), each
 
 
 def _branch(group: Group, parameters: dict[str, nn.Parameter], p: int) -> Sums:

@@ -92,9 +92,8 @@ def keep_from(graph: Graph, plan: Plan) -> Keep:
         classes[mine] = table[units.lane[mine], units.unit[mine]]
     labels = np.ones(len(solved.cls) + 1, dtype=bool)
     labels[:-1] = classes[solved.cls]
-    covered = np.ones(int(solved.own.max(initial=-1)) + 1, dtype=bool)
-    for own, covers in solved.cover_of.items():
-        covered[own] = all(classes[c] for c in covers)
+    covered = np.ones(len(solved.covers.start) - 1, dtype=bool)
+    covered[solved.covers.rows()[~classes[solved.covers.classes]]] = False
     labels[:-1] &= covered[solved.own]
     gone = [g for g in graph.groups if g.kind == "block" and g.name in plan.groups and not plan.groups[g.name].kept[0]]
     return Keep(labels, graph, tuple(gone))

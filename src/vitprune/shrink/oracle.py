@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -38,6 +39,8 @@ def _layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: f
     if len(shape) != 1:
         return F.layer_norm(x, shape, weight, bias, eps)
     kept = _kept(x, weight)
+    if bool(kept.all()):
+        return F.layer_norm(x, shape, weight, bias, eps)
     if not bool(kept.any()):
         return torch.zeros_like(x)
     mean, var = _moments(x, kept)
@@ -147,27 +150,29 @@ class KeptStatistics(TorchFunctionMode):
 @contextmanager
 def masked(model: nn.Module, keep: Keep) -> Iterator[None]:
     """Zero the removed positions of the model's parameters; they come back when the context closes."""
-    saved: list[tuple[torch.Tensor, tuple[Any, ...], torch.Tensor]] = []
+    saved: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
+    whole: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 for dim, kept in enumerate(keep.tensor(name)):
                     if kept is None:
                         continue
-                    gone = torch.ones(parameter.shape[dim], dtype=torch.bool, device=parameter.device)
-                    gone[torch.as_tensor(kept, device=parameter.device)] = False
-                    where = (slice(None),) * dim + (gone,)
-                    saved.append((parameter, where, parameter[where].clone()))
-                    parameter[where] = 0
+                    gone = np.setdiff1d(np.arange(parameter.shape[dim]), kept, assume_unique=True)
+                    index = torch.as_tensor(gone, device=parameter.device)
+                    saved.append((parameter, dim, index, parameter.index_select(dim, index)))
+                    parameter.index_fill_(dim, index, 0)
             for group in keep.removed_blocks:
                 for parameter in model.get_submodule(group.modules[-1]).parameters():
-                    saved.append((parameter, (slice(None),) * parameter.ndim, parameter.clone()))
+                    whole.append((parameter, parameter.clone()))
                     parameter.zero_()
         yield
     finally:
         with torch.no_grad():
-            for parameter, where, old in reversed(saved):
-                parameter[where] = old
+            for tensor, old in reversed(whole):
+                tensor.copy_(old)
+            for tensor, dim, index, old in reversed(saved):
+                tensor.index_copy_(dim, index, old)
 
 
 def tensors_in(result: Any) -> list[torch.Tensor]:
@@ -181,8 +186,21 @@ def tensors_in(result: Any) -> list[torch.Tensor]:
     return []
 
 
+def one_image(args: Any, kwargs: Mapping[str, Any], batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments for the first image alone; as they are where some tensor's first axis is not the batch."""
+    tensors = [a for a in [*args, *kwargs.values()] if isinstance(a, torch.Tensor)]
+    if not all(t.ndim and len(t) == batch for t in tensors):
+        return tuple(args), dict(kwargs)
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, torch.Tensor) else value
+
+    return tuple(first(a) for a in args), {k: first(v) for k, v in kwargs.items()}
+
+
 def difference(model: nn.Module, small: nn.Module, keep: Keep, args: Any, kwargs: Mapping[str, Any]) -> float:
-    """Largest difference of the outputs, relative to the dense ones' largest value."""
+    """Largest difference of the outputs for one image, relative to the dense ones' largest value."""
+    args, kwargs = one_image(args, kwargs, keep.graph.batch)
     modes = [(m, m.training) for m in [*model.modules(), *small.modules()]]
     for root in (model, small):
         root.train()  # clears the caches that some models fill in eval mode

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
+
+import numpy as np
 
 from vitprune.trace.graph import OpCost
 from vitprune.trace.groups import Units
@@ -36,28 +37,32 @@ class AxisPolynomials:
         lone = int((line < 0).sum())
         line, coarse = line[line >= 0], tuple(c[line >= 0] for c in coarse)
         own_groups = u.group[s.cls[line]]
-        covering: list[set[int]] = [set() for _ in range(len(line))]
-        classes: dict[int, set[int]] = {}
-        for i, o in enumerate(s.own[line].tolist()):
-            for c in s.cover_of.get(o, ()):
-                if u.group[c] >= 0:
-                    covering[i].add(int(u.group[c]))
-                    classes.setdefault(int(u.group[c]), set()).add(c)
-        for level in coarse:
-            for i, c in enumerate(s.cls[level].tolist()):
-                if u.group[c] >= 0:
-                    covering[i].add(int(u.group[c]))
-                    classes.setdefault(int(u.group[c]), set()).add(c)
-        varying = {g for g, cs in classes.items() if len(cs) > 1}  # constant: a head of its own axis, not of this one
-        parts: Counter[tuple[int, frozenset[int]]] = Counter()
-        for g, over in zip(own_groups.tolist(), covering, strict=True):
-            parts[(g, frozenset((over & varying) - {g}))] += 1
+        at, covering = s.covers.of(s.own[line])
+        at = np.concatenate([at, *(np.arange(len(line)) for _ in coarse)])
+        covering = np.concatenate([covering, *(s.cls[level] for level in coarse)])
+        over = u.group[covering]
+        ok = over >= 0
+        at, covering, over = at[ok], covering[ok], over[ok]
+        key, patterns = own_groups + 1, []  # per position: a number that is equal where the groups are
+        for g in np.unique(over).tolist():
+            if len(np.unique(covering[over == g])) < 2:
+                continue  # constant: a head of its own axis, not of this one
+            under = np.zeros(len(line), dtype=bool)
+            under[at[over == g]] = True
+            under &= own_groups != g
+            patterns.append((g, under))
+            key = 2 * np.unique(key, return_inverse=True)[1] + under
+        _, first, counts = np.unique(key, return_index=True, return_counts=True)
+        parts = [
+            (int(own_groups[i]), [g for g, under in patterns if under[i]], int(n))
+            for i, n in zip(first.tolist(), counts.tolist(), strict=True)
+        ]
         terms: list[tuple[Monomial, Fraction]] = [((), Fraction(lone))]
-        for (g, others), count in parts.items():
+        for own, others, count in parts:
             names: list[str] = []
             divisor = 1
-            if g >= 0:
-                group = u.groups[g]
+            if own >= 0:
+                group = u.groups[own]
                 names.append(group.name)
                 divisor *= group.size
             for o in others:

@@ -60,14 +60,16 @@ def _all_fields(p: Propagated) -> list[Field]:
 
 def _lane_keys(p: Propagated, solved: Solved, classes: int) -> tuple[Array, list[tuple[int, ...]]]:
     """Per class the number of the one set of covering classes that all its labels have; -1 for none or several."""
-    sets: list[tuple[int, ...]] = []
-    number: dict[tuple[int, ...], int] = {}
-    of_own = np.full(int(solved.own.max(initial=-1)) + 1, -1, dtype=np.int64)
-    for own, covers in solved.cover_of.items():
-        if covers not in number:
-            number[covers] = len(sets)
-            sets.append(covers)
-        of_own[own] = number[covers]
+    start, covering = solved.covers.start, solved.covers.classes
+    weight = np.random.default_rng(1).integers(1, 2**63, classes, dtype=np.uint64)
+    running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(weight[covering], dtype=np.uint64)])
+    covered = np.flatnonzero(np.diff(start))
+    _, first, which = np.unique(  # equal, but for accidents of 64 bits, iff the sets are
+        running[start[covered + 1]] - running[start[covered]], return_index=True, return_inverse=True
+    )
+    sets = [tuple(covering[start[k] : start[k + 1]].tolist()) for k in covered[first].tolist()]
+    of_own = np.full(len(start) - 1, -1, dtype=np.int64)
+    of_own[covered] = which
     per_label = of_own[solved.own]
     low = np.full(classes, np.iinfo(np.int64).max)
     high = np.full(classes, -1)
@@ -88,9 +90,7 @@ def build_groups(p: Propagated, solved: Solved) -> Units:
         for line in lines:
             if line is not None:
                 alive[solved.cls[line]] = True
-                for own in np.unique(solved.own[line]).tolist():
-                    for c in solved.cover_of.get(own, ()):
-                        alive[c] = True
+                alive[solved.covers.of(solved.own[line])[1]] = True
     made = np.zeros(p.walk.labels.count, dtype=bool)
     for name, lines in p.tensors.items():
         if name in p.parameters:
@@ -101,9 +101,7 @@ def build_groups(p: Propagated, solved: Solved) -> Units:
         made[array] = False
     maker = np.zeros(classes, dtype=bool)
     maker[solved.cls[made]] = True
-    for own in np.unique(solved.own[made]).tolist():
-        for c in solved.cover_of.get(own, ()):
-            maker[c] = True
+    maker[solved.covers.of(np.unique(solved.own[made]))[1]] = True
     for c in np.flatnonzero(alive & ~maker).tolist():
         solved.frozen.setdefault(c, "made by no parameter (constants)")
     for c in solved.frozen:
@@ -235,16 +233,9 @@ def _members(
             if line is None:
                 continue
             cls = solved.cls[line]
-            pos_parts, cls_parts = [np.arange(len(line))], [cls]
-            own = solved.own[line]
-            for o in np.unique(own).tolist():
-                covers = solved.cover_of.get(o, ())
-                if covers:
-                    at = np.flatnonzero(own == o)
-                    for c in covers:
-                        pos_parts.append(at)
-                        cls_parts.append(np.full(len(at), c))
-            positions, owners = np.concatenate(pos_parts), np.concatenate(cls_parts)
+            at, covering = solved.covers.of(solved.own[line])
+            positions = np.concatenate([np.arange(len(line)), at])
+            owners = np.concatenate([cls, covering])
             numbers = group[owners]
             for g in np.unique(numbers[numbers >= 0]).tolist():
                 chosen = numbers == g

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 Array = npt.NDArray[np.int64]
@@ -114,6 +114,25 @@ def components(count: int, pairs: list[tuple[Array, Array]]) -> Array:
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Covers:
+    """For every strong component the classes that cover it, ascending, row after row."""
+
+    start: Array  # (components + 1,): where each component's classes begin
+    classes: Array
+
+    def rows(self) -> Array:
+        """For every entry of `classes` the component that it covers."""
+        return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+
+    def of(self, own: Array) -> tuple[Array, Array]:
+        """(positions in `own`, covering classes): one entry for every pair."""
+        first, count = self.start[own], self.start[own + 1] - self.start[own]
+        positions = np.repeat(np.arange(len(own)), count)
+        offset = np.arange(len(positions)) - np.repeat(np.cumsum(count) - count, count)
+        return positions, self.classes[first[positions] + offset]
+
+
 @dataclass(slots=True)
 class Solved:
     """The labels' classes: what is removed together."""
@@ -122,7 +141,7 @@ class Solved:
     own: Array  # strong component of every label
     frozen: dict[int, str]  # class -> reason
     positional: set[int]  # classes picked by index
-    cover_of: dict[int, tuple[int, ...]]  # strong component -> classes that cover it (positional ones left out)
+    covers: Covers  # of every strong component (positional classes left out)
     inexact: dict[int, tuple[str, ...]]
     tags: dict[int, frozenset[str]]
 
@@ -147,9 +166,8 @@ def solve(labels: Labels) -> Solved:
     covers = _covers(labels, cls, own, positional)
     for array, reason, whole in labels.frozen:
         if whole:
-            for k in np.unique(own[array]).tolist():
-                for c in covers.get(k, ()):
-                    frozen.setdefault(c, reason)
+            for c in np.unique(covers.of(np.unique(own[array]))[1]).tolist():
+                frozen.setdefault(c, reason)
     return Solved(
         cls,
         own,
@@ -161,31 +179,29 @@ def solve(labels: Labels) -> Solved:
     )
 
 
-def _covers(labels: Labels, cls: Array, own: Array, positional: set[int]) -> dict[int, tuple[int, ...]]:
+def _covers(labels: Labels, cls: Array, own: Array, positional: set[int]) -> Covers:
     """For every strong component the classes that cover it, directly, by what covers those, or over a broadcast."""
-    direct: dict[int, set[int]] = {}
-    parents: dict[int, set[int]] = {}  # component -> components whose covers it inherits
-    for s, n in labels.covers:
-        pairs = np.unique(np.stack([s, n]), axis=1)
-        for a, b in pairs.T.tolist():
-            if cls[a] not in positional:
-                direct.setdefault(int(own[b]), set()).add(int(cls[a]))
-            parents.setdefault(int(own[b]), set()).add(int(own[a]))
-    if direct:
-        for few, many in labels.weak:
-            pairs = np.unique(np.stack([own[few], own[many]]), axis=1)
-            for a, b in pairs.T.tolist():
-                if a != b:
-                    parents.setdefault(b, set()).add(a)
+    rows, columns = int(own.max(initial=-1)) + 1, int(cls.max(initial=-1)) + 1
+    if not labels.covers:
+        return Covers(np.zeros(rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    above = np.concatenate([s for s, _ in labels.covers])
+    below = np.concatenate([n for _, n in labels.covers])
+    inherit = [(own[below], own[above])]  # component -> components whose covers it inherits
+    counts = ~np.isin(cls[above], sorted(positional))
+    direct = _incidence(own[below][counts], cls[above][counts], (rows, columns))
+    if direct.nnz:
+        inherit += [(own[many], own[few]) for few, many in labels.weak]
+    child, parent = (np.concatenate(side) for side in zip(*inherit, strict=True))
+    parents = _incidence(child[child != parent], parent[child != parent], (rows, rows))
     # propagate to the fixed point along parents; graphs are shallow (a head within a branch within a table)
-    result = {k: set(v) for k, v in direct.items()}
-    changed = True
-    while changed:
-        changed = False
-        for child, sources in parents.items():
-            have = result.get(child, set())
-            extra = set().union(*(result.get(p, set()) for p in sources)) - have
-            if extra:
-                result[child] = have | extra
-                changed = True
-    return {k: tuple(sorted(v)) for k, v in result.items()}
+    result, entries = direct, -1
+    while result.nnz != entries:
+        entries = result.nnz
+        result = (direct + parents @ result).astype(bool)
+    result.sort_indices()
+    return Covers(result.indptr.astype(np.int64), result.indices.astype(np.int64))
+
+
+def _incidence(rows: Array, columns: Array, shape: tuple[int, int]) -> csr_matrix:
+    """The sparse boolean matrix that is true at these places."""
+    return coo_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=shape).tocsr()
