@@ -87,7 +87,12 @@ def _version(package: str) -> str:
 
 
 def write(
-    out: Path, name: str, title: str, sections: Sequence[str], rows: Iterable[Mapping[str, Any]], about: Mapping[str, str]
+    out: Path,
+    name: str,
+    title: str,
+    sections: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    about: Mapping[str, str],
 ) -> Path:
     """The Markdown page, `<out>/<date>-<name>.md`; the rows go to the `.jsonl` file of the same name."""
     out.mkdir(parents=True, exist_ok=True)

@@ -176,7 +176,9 @@ def main() -> None:
         "stays as it was; Torch-Pruning works in place."
     )
     about = setting(args.threads, args.seed)
-    write(args.out, "structure-speed", f"Trace, plan and shrink of {args.model}: time and memory", sections, rows, about)
+    write(
+        args.out, "structure-speed", f"Trace, plan and shrink of {args.model}: time and memory", sections, rows, about
+    )
 
 
 def measure(args: Any, x: torch.Tensor, job: str, share: float, rows: list[dict[str, Any]]) -> dict[str, list[Stages]]:
@@ -191,7 +193,9 @@ def measure(args: Any, x: torch.Tensor, job: str, share: float, rows: list[dict[
                 assert small(x).shape == dense(x).shape
             if repeat >= 0:
                 times[side].append(stages)
-                rows.append({"job": job, "side": side, "repeat": repeat, "params": parameters(small), "seconds": stages})
+                rows.append(
+                    {"job": job, "side": side, "repeat": repeat, "params": parameters(small), "seconds": stages}
+                )
     return times
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitprune.errors import ModelError
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")  # as training scripts nest them
+CONVERT = "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
 SHOWN = 5
 State = dict[str, Tensor]
 
@@ -33,51 +30,29 @@ class Misfit:
 
 
 def read_tensors(path: Path) -> tuple[State, tuple[str, ...]]:
-    """The named tensors of a .safetensors file or of a torch file that `weights_only` accepts, and notes on the way.
+    """The named tensors of a .safetensors file, and notes on the way.
 
-    Raises ModelError when the file is missing, damaged, of another kind, or holds a pickle with code in it.
+    Raises ModelError when the file is missing, damaged, or of another kind (a pickle above all).
     """
     if not path.is_file():
         raise ModelError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path), ()
+            return _stripped(load_file(path)), ()
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{path} is no whole safetensors file ({error}); save it again") from error
-    if path.suffix not in TORCH_SUFFIXES:
-        raise ModelError(f"a checkpoint is .safetensors or one of {', '.join(TORCH_SUFFIXES)}, but got {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(
-            f"{path} is a pickle that holds more than tensors, and unpickling it could run any code, so it is refused. "
-            "If you trust its maker, convert it where you made it: "
-            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} is no whole torch checkpoint ({error})") from error
-    return _unwrap(content, path)
+    raise ModelError(
+        f"{path} is no safetensors file; other formats (pickles among them) can run code and are never loaded; "
+        f"convert it once where you trust it: {CONVERT}"
+    )
 
 
-def _unwrap(content: object, path: Path) -> tuple[State, tuple[str, ...]]:
-    notes: list[str] = []
-    while isinstance(content, Mapping) and not _is_state(content):
-        key = next((k for k in CONTAINERS if isinstance(content.get(k), Mapping)), None)
-        if key is None:
-            break
-        notes.append(f"took {key!r} out of {path.name}")
-        content = content[key]
-    if not isinstance(content, Mapping) or not _is_state(content):
-        raise ModelError(f"{path} holds no named tensors, but {type(content).__name__}")
-    state = {str(k): v for k, v in content.items()}
+def _stripped(state: State) -> State:
+    """The tensors without the prefix that a wrapper (DDP, compile) put before every name."""
     for prefix in ("module.", "_orig_mod."):
-        if all(k.startswith(prefix) for k in state):
+        if state and all(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state, tuple(notes)
-
-
-def _is_state(content: Mapping[object, object]) -> bool:
-    return bool(content) and all(isinstance(v, Tensor) for v in content.values())
+    return state
 
 
 def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Misfit:

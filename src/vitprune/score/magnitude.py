@@ -56,7 +56,8 @@ def _along(tensor: Tensor, dim: int, p: int) -> Sums:
         data = tensor.detach()
         sums = torch.zeros(tensor.shape[dim], dtype=torch.float64, device=data.device)
         rows, at = max(1, CHUNK * max(len(data), 1) // max(data.numel(), 1)), 0
-        for part in data.split(rows):
+        for start in range(0, len(data), rows):
+            part = data[start : start + rows]
             part = part if part.dtype in (torch.float32, torch.float64) else part.float()
             powers = part.abs() if p == 1 else part.square()
             found = powers.sum(dim=other) if other else powers
