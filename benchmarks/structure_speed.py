@@ -15,12 +15,15 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from record import parser, setting, shown, spread, table, write
 from torch import nn
+
+warnings.filterwarnings("ignore", message="Unwrapped parameters detected")  # Torch-Pruning's guess is right here
 
 JOBS: dict[str, tuple[str, ...]] = {
     "heads, head dims, MLP": ("heads", "qk", "v", "mlp"),
@@ -188,7 +191,9 @@ def measure(args: Any, x: torch.Tensor, job: str, share: float, rows: list[dict[
     for repeat in range(-1, args.repeats):
         for side in SIDES:
             model = copy.deepcopy(dense) if side == "torch-pruning" else dense
+            busy = time.process_time()
             stages, small = run(side, model, x, job, share)
+            stages["processor"] = time.process_time() - busy
             with torch.inference_mode():
                 assert small(x).shape == dense(x).shape
             if repeat >= 0:
@@ -217,16 +222,19 @@ def report(job: str, share: float, times: dict[str, list[Stages]], peaks: list[d
         ratios = [s["total"] / p["total"] for s, p in zip(times[side], times["torch-pruning"], strict=True)]
         on_top = peak["peak_on_top_mib"]
         rows.append(
-            (side, shown(seconds), f"{spread(seconds)[0] / base:.2f}", shown(ratios), f"{peak['params'] / 1e6:.1f} M",
+            (side, shown(seconds), f"{spread(seconds)[0] / base:.2f}", shown(ratios),
+             shown([s["processor"] for s in times[side]]), f"{peak['params'] / 1e6:.1f} M",
              f"{on_top:.0f} MiB", f"{on_top / peak['model_mib']:.2f} x")
         )  # fmt: skip
-    head = ("side", "seconds, median (p10 to p90)", "of Torch-Pruning's median", "per-round ratio", "parameters left",
-            "peak memory on top", "of the model's")  # fmt: skip
+    head = ("side", "seconds, median (p10 to p90)", "of Torch-Pruning's median", "per-round ratio",
+            "processor seconds, all threads", "parameters left",
+            "peak memory on top",
+            "of the model's")  # fmt: skip
     stages = [
         (side, stage, shown([s[stage] for s in times[side]]))
         for side in SIDES
         for stage in times[side][0]
-        if stage != "total"
+        if stage not in ("total", "processor")
     ]
     return [
         f"## {job[0].upper()}{job[1:]}\n\n{share:.1%} of the parameters stay; {len(times[SIDES[0]])} rounds.",

@@ -305,7 +305,7 @@ class Emitter:
                         new, node.args[position], larger_node.args[position] if larger_node is not None else None
                     )
         elif name == "scaled_dot_product_attention":
-            args, kwargs = self._dropout(args, kwargs)
+            args, kwargs = self._causal(*self._dropout(args, kwargs))
         elif name == "dropout":
             args[2] = "self.training"
         text = ", ".join([*args, *(f"{k}={v}" for k, v in kwargs.items())])
@@ -341,6 +341,21 @@ class Emitter:
         while len(args) < 4:
             args.append("None")
         return [*args[:4], f"{rate} if self.training else 0.0", *args[5:]], kwargs
+
+    def _causal(self, args: list[str], kwargs: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+        """A mask that was traced but that callers may leave out, because they ask for a causal one by a flag."""
+        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask", "")
+        if mask not in self.signature.names or len(args) > 5 or "is_causal" in kwargs:
+            return args, kwargs
+        if "is_causal" in self.signature.names:
+            flag = "bool(is_causal)"
+        elif self.signature.extra and "is_causal" in self.call.kwargs:
+            flag = f"bool({self.signature.extra}.get('is_causal'))"
+        elif isinstance(getattr(self.module, "is_causal", None), bool):
+            flag = "self.is_causal"
+        else:
+            return args, kwargs
+        return args, {**kwargs, "is_causal": f"{mask} is None and {flag}"}
 
     def _piece(self, node: Node, name: str, piece: pieces.Piece) -> Any:
         rank = len(piece.axes)

@@ -24,6 +24,8 @@ class Signature:
     def __init__(self, module: nn.Module, call: Call) -> None:
         self.leaves: dict[int, str] = {}
         self.guards: list[str] = []
+        self.names: set[str] = set()  # of the parameters that have a name
+        self.extra = ""  # what takes further keywords
         signature = inspect.signature(type(module).forward)
         bound = signature.bind(module, *call.args, **call.kwargs)
         bound.apply_defaults()
@@ -39,10 +41,12 @@ class Signature:
                 seen_star = True
             elif kind is inspect.Parameter.VAR_KEYWORD:
                 parts.append(f"**{name}")
+                self.extra = name
             else:
                 if kind is inspect.Parameter.KEYWORD_ONLY and not seen_star:
                     parts.append("*")
                     seen_star = True
+                self.names.add(name)
                 default = parameter.default
                 if default is inspect.Parameter.empty:
                     parts.append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     model.train()  # clears the caches that some models fill in eval mode and would be captured as constants
     model.eval()
     calls: Calls | None = None
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # tells of failures that are caught and told below
+    silent, log.disabled = log.disabled, True
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -59,6 +62,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         failure.modules = tuple(calls.calls[i].path for i in calls.open) if calls is not None else ()
         raise failure from error
     finally:
+        log.disabled = silent
         for name, m in model.named_modules():
             m.training = modes[name]
     signature = program.graph_signature

@@ -31,6 +31,7 @@ class Labels:
 
     count: int = 0
     weak: list[tuple[Array, Array]] = field(default_factory=list)  # unified, one side broadcast: (few, many)
+    loose: list[tuple[Array, Array]] = field(default_factory=list)  # unified, many with many: nothing more follows
     strong: list[tuple[Array, Array]] = field(default_factory=list)  # unified one to one: also share what covers them
     covers: list[tuple[Array, Array]] = field(default_factory=list)  # (covering, covered)
     frozen: list[tuple[Array, str, bool]] = field(default_factory=list)  # (labels, reason, whole axis?)
@@ -66,11 +67,15 @@ class Labels:
             return
         pairs = np.unique(np.stack([a, b]), axis=1)
         a, b = pairs[0], pairs[1]
-        few, many = len(np.unique(a)), len(np.unique(b))
-        if few == many == a.size:
+        in_a, in_b = len(np.unique(a)), len(np.unique(b))
+        if in_a == in_b == a.size:
             self.strong.append((a, b))
+        elif in_b == a.size:  # every label of b meets one of a: a is broadcast over b
+            self.weak.append((a, b))
+        elif in_a == a.size:
+            self.weak.append((b, a))
         else:
-            self.weak.append((a, b) if few <= many else (b, a))
+            self.loose.append((a, b))
 
     def cover(self, covering: Array, covered: Array) -> None:
         """State that removing `covering` removes `covered` (broadcast against each other)."""
@@ -148,7 +153,7 @@ class Solved:
 
 def solve(labels: Labels) -> Solved:
     """The classes, with everything that is known of each."""
-    cls = components(labels.count, labels.strong + labels.weak)
+    cls = components(labels.count, labels.strong + labels.weak + labels.loose)
     own = components(labels.count, labels.strong)
     frozen: dict[int, str] = {}
     for array, reason, _ in labels.frozen:

@@ -121,10 +121,14 @@ def marked(model: nn.Module) -> Iterator[Calls]:
 
 
 def _holds_literals(module: nn.Module) -> bool:
-    """A module with children, or a leaf that keeps whole numbers above 1: anything else has no size to go stale."""
+    """A module with children, or a leaf that keeps whole numbers above 1 or a rate between 0 and 1.
+
+    Anything else has no size to go stale, and no behaviour in training that a trace in eval mode does not show.
+    """
     if any(True for _ in module.children()):
         return True
-    return any(isinstance(v, int) and v > 1 for k, v in vars(module).items() if not k.startswith("_"))
+    values = [v for k, v in vars(module).items() if not k.startswith("_") and not isinstance(v, bool)]
+    return any((isinstance(v, int) and v > 1) or (isinstance(v, float) and 0 < v < 1) for v in values)
 
 
 def _leaves(tree: Any, start: int) -> tuple[Any, int]:
