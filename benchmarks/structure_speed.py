@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def ours(
     stages = dict(
         zip(
             ("trace", "score", "plan", "cut", "check"),
-            (b - a for a, b in zip(times, times[1:], strict=False)),
+            (b - a for a, b in pairwise(times)),
             strict=True,
         )
     )

@@ -100,6 +100,7 @@ def relative(got: Tensor, want: Tensor) -> float:
     """Largest difference relative to the largest wanted value; infinite where shapes differ or a value is NaN."""
     if got.shape != want.shape:
         return float("inf")
+    got, want = got.detach(), want.detach()
     gap = float((got - want).abs().max()) / max(float(want.abs().max()), 1e-12)
     return gap if gap == gap else float("inf")
 

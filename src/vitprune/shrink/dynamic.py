@@ -28,13 +28,17 @@ class Size:
 class Sizes:
     """What the sizes of a tensor can be made of.
 
-    anchors: the axes of the module's tensor arguments. batch: of the trace. sure: whether every size's value with one
-    image more is known; where not, a number that may stand for the batch raises NeedsGrowth (`certain` turns that off).
+    anchors: the axes of the module's tensor arguments. batches: of the trace's inputs. A number that may stand for a
+    batch and of which the value with one image more is not known raises NeedsGrowth, unless all that can be known is.
     """
 
     anchors: tuple[Size, ...]
-    batch: int
+    batches: tuple[int, ...]
     certain: bool = False
+
+    def suspect(self, dense: int) -> bool:
+        """Whether a size may stand for a batch."""
+        return not self.certain and dense > 1 and any(dense % n == 0 for n in self.batches)
 
     def settle(self, size: int, dense: int, grown: int | None, structural: Size | None, labelled: bool) -> str:
         """Code for the size of one axis.
@@ -42,7 +46,7 @@ class Sizes:
         size: after pruning; dense, grown: before, at the two batches. structural: the code that the trace suggests.
         """
         if grown is None:
-            if not self.certain and not labelled and structural is None and dense > 1 and dense % self.batch == 0:
+            if not labelled and structural is None and self.suspect(dense):
                 raise NeedsGrowth
             return structural.code if structural is not None else str(size)
         if structural is not None and structural.grown == grown:
@@ -163,6 +167,6 @@ def _anchored(keep: Keep, sizes: Sizes, out: Value, dim: int, grown: int | None)
     """A size read off the same axis of an argument, if it is the same there."""
     dense, size = out.shape[dim], keep.size(out, dim) or 0
     structural = None
-    if dim < 2 and dense > 1 and not out.on(dim) and (grown is not None or sizes.certain or dense % sizes.batch):
+    if dim < 2 and dense > 1 and not out.on(dim) and (grown is not None or not sizes.suspect(dense)):
         structural = next((a for a in sizes.anchors if a.code.endswith(f".size({dim})") and a.dense == dense), None)
     return sizes.settle(size, dense, grown, structural, bool(out.on(dim)))

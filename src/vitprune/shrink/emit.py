@@ -18,9 +18,10 @@ from torch.fx import Node
 
 from vitprune.shrink import pieces
 from vitprune.shrink.dynamic import NeedsGrowth, Size, Sizes, expand_sizes, new_sizes, view_sizes
-from vitprune.shrink.growth import Grown, grown, shape_of
+from vitprune.shrink.growth import Grown, batches, grown, shape_of
 from vitprune.shrink.keep import Keep
 from vitprune.shrink.literals import CREATED, SIZED, Ragged, is_ragged, literals
+from vitprune.shrink.root import ROOT, root_call, root_inputs, root_outputs
 from vitprune.shrink.signature import CannotEmit, Signature, attribute_path, construct, destructure
 from vitprune.trace.capture import module_path, op_name
 from vitprune.trace.marks import MARK, Call
@@ -43,11 +44,11 @@ class Emitter:
         captured = keep.graph.detail.captured
         self.captured = captured
         self.calls = captured.calls.calls
-        numbers = captured.calls.of(path)
+        numbers = captured.calls.of(path) if path else [ROOT]
         if len(numbers) != 1:
             raise CannotEmit(f"it runs {len(numbers)} times in a forward pass")
         self.number = numbers[0]
-        self.call: Call = self.calls[self.number]
+        self.call: Call = self.calls[self.number] if path else root_call(captured)
         self.signature = Signature(self.module, self.call)
         self.env: dict[str, Any] = {}  # node name -> expression, list of them, or Piece
         self.lines: list[str] = []
@@ -55,7 +56,7 @@ class Emitter:
         self.results: dict[int, str] = {}
         self.anchor = next(iter(self.signature.leaves.values()), "next(self.parameters())")
         self.more: Grown = more or {}  # the trace with one image more
-        self.sizes = Sizes((), keep.graph.batch, more is not None)
+        self.sizes = Sizes((), batches(captured), more is not None)
 
     # -- segment ---------------------------------------------------------------------------------------------------
 
@@ -67,6 +68,8 @@ class Emitter:
     def segment(self) -> list[Node]:
         """The nodes that ran between the module's first and last mark."""
         nodes = [n for n in self.captured.nodes if n.op == "call_function"]
+        if self.number == ROOT:
+            return nodes
         mine = [i for i, n in enumerate(nodes) if (m := self._mark_of(n)) is not None and m[0] == self.number]
         inside = [i for i, n in enumerate(nodes) if self.path in _stack(n)]
         if not mine:
@@ -78,9 +81,13 @@ class Emitter:
     def source(self) -> str:
         """The function's source; fills `constants` with what it refers to."""
         nodes = self.segment()
+        if self.number == ROOT:
+            self._root_arguments()
         i = 0
         while i < len(nodes):
             i = self._step(nodes, i)
+        if self.number == ROOT:
+            self._root_results()
         returned = construct(self.call.result, self.results, self.constants)
         head = [f"def forward({self.signature.parameters}):"]
         for name in self.signature.guards:
@@ -113,6 +120,17 @@ class Emitter:
         self._operator(node)
         return i + 1
 
+    def _root_arguments(self) -> None:
+        """The model's own inputs: they have no marks."""
+        for number, node in root_inputs(self.captured).items():
+            self.env[node.name] = self.signature.leaves[number]
+            self._add_anchors(node, self.signature.leaves[number])
+
+    def _root_results(self) -> None:
+        by_name = {n.name: n for n in self.captured.nodes}
+        for number, name in root_outputs(self.captured).items():
+            self.results[self.call.inputs + number] = self._tensor(by_name[name])
+
     def _add_anchors(self, node: Node, expression: str) -> None:
         """Sizes of an argument that others can be read off: those of its axes that are not pruned."""
         value = self.keep.value(node.name)
@@ -133,10 +151,11 @@ class Emitter:
     def _grown(self, source: Node, out: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         if out.name not in self.more:
             return None
-        if source.op != "call_function":  # a parameter or buffer
+        larger = self._larger(source)
+        if not larger:  # a parameter or buffer
             value = self.keep.value(source.name)
-            return (value.shape if value is not None else ()), self._larger(out)
-        return self._larger(source), self._larger(out)
+            larger = value.shape if value is not None else ()
+        return larger, self._larger(out)
 
     def _child_call(self, nodes: list[Node], i: int, number: int) -> int:
         """Emit a call of a composite child; the index after its last node, or 0 if its nodes must be inlined."""
@@ -193,7 +212,7 @@ class Emitter:
     def _tensor(self, node: Any) -> str:
         """The expression of a tensor argument."""
         assert isinstance(node, Node)
-        if node.op == "placeholder":
+        if node.op == "placeholder" and node.name not in self.env:
             return self._placeholder(node)
         found = self.env.get(node.name)
         if isinstance(found, pieces.Piece):
@@ -427,8 +446,7 @@ def reemit(model: nn.Module, small: nn.Module, keep: Keep, path: str) -> str:
     try:
         source = emitter.source()
     except NeedsGrowth:
-        captured = keep.graph.detail.captured
-        emitter = Emitter(model, keep, path, grown(model, captured, keep.graph.batch))
+        emitter = Emitter(model, keep, path, grown(model, keep.graph.detail.captured))
         source = emitter.source()
     file = f"<vitprune {type(emitter.module).__name__} at {path} {id(small)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
