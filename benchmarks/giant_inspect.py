@@ -128,7 +128,9 @@ def main() -> None:
             ("peak resident memory over all", f"{done['peak_gib']:.1f} GiB"),
         ]
         sections.append(table(("pruning with real weights, 224 pixels", "value"), facts))
-    write(args.out, "giant-inspect", f"{args.model} on the meta device", sections, rows, setting(args.threads, args.seed))
+    write(
+        args.out, "giant-inspect", f"{args.model} on the meta device", sections, rows, setting(args.threads, args.seed)
+    )
 
 
 if __name__ == "__main__":
