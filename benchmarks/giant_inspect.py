@@ -85,7 +85,8 @@ def prune(name: str, seed: int) -> dict[str, Any]:
     left = sum(p.numel() for p in small.parameters())
     ratio = graph.cost(plan.sizes())[0] / graph.cost()[0]
     return {
-        "step": "prune", "image": 224, "prune_s": cut - start, "check_s": end - cut, "gap": gap, "model_peak_gib": dense,
+        "step": "prune", "image": 224, "prune_s": cut - start, "check_s": end - cut, "gap": gap,
+        "model_peak_gib": dense,
         "peak_gib": peak(), "params": left, "macs_ratio": ratio,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What half of the MACs is worth in time: ViT-Ti, ViT-S and ViT-B at 224 pixels, pruned by MLP units, by heads, or both.
+"""What half of the MACs is worth in time: ViT-Ti, ViT-S, ViT-B at 224 pixels, pruned by MLP units, by heads, or both.
 
 Dense and pruned models take turns in one process. Random weights: the time of a forward pass does not depend on them.
 """
@@ -39,7 +39,8 @@ def pruned(model: nn.Module, x: torch.Tensor, target: float) -> tuple[dict[str, 
         macs, params = graph.cost(plan.sizes())
         dense_macs, dense_params = graph.cost()
         facts.append(
-            {"pruned": title, "kinds": list(chosen), "asked": round(asked, 2), "macs": macs, "macs_ratio": macs / dense_macs,
+            {"pruned": title, "kinds": list(chosen), "asked": round(asked, 2), "macs": macs,
+             "macs_ratio": macs / dense_macs,
              "params_ratio": params / dense_params}
         )  # fmt: skip
     return models, facts
@@ -80,15 +81,16 @@ def main() -> None:
             ratio = r.median_ms / base[r.batch]
             rows.append({"model": name, **r.to_json(), "latency_ratio": ratio, **fact})
             cells.append(
-                (name, r.name, r.batch, f"{fact['macs_ratio']:.3f}", f"{fact['params_ratio']:.3f}", f"{r.median_ms:.1f}",
+                (name, r.name, r.batch, f"{fact['macs_ratio']:.3f}", f"{fact['params_ratio']:.3f}",
+                 f"{r.median_ms:.1f}",
                  f"{r.p10_ms:.1f} to {r.p90_ms:.1f}", f"{ratio:.3f}")
             )  # fmt: skip
         print(f"{name} done", file=sys.stderr, flush=True)
     head = ("model", "pruned", "batch", "MACs ratio", "parameters ratio", "median ms", "p10 to p90", "latency ratio")
     sections = [
         table(head, cells),
-        f"Time of the whole batch, float32, {args.repeats} rounds after 3 to warm up; ratios are of medians, to the dense "
-        "model at the same batch. Attention products and projections alone are less than half of these models' MACs: "
+        f"Time of the whole batch, float32, {args.repeats} rounds after 3 to warm up; ratios are of medians, to the "
+        "dense model at the same batch. Attention products and projections alone are less than half of these models' MACs: "
         "where heads alone cannot reach the target, the row holds the nearest reachable MACs ratio.",
     ]
     write(args.out, "latency-macs", "Latency at half of the MACs", sections, rows, setting(args.threads, args.seed))

@@ -108,7 +108,7 @@ def main() -> None:
             print(f"{name}: {verdict(rows[-1])}", file=sys.stderr, flush=True)
     operators: Counter[str] = Counter()
     for row in rows:
-        operators.update({op for op in row.get("dense_operators", {})})
+        operators.update(set(row.get("dense_operators", {})))
     equal = [r for r in rows if verdict(r) == "equal"]
     refused = [r for r in rows if "refused" in r]
     others = len(rows) - len(equal) - len(refused)
@@ -118,8 +118,8 @@ def main() -> None:
         cells.append((row["case"], *(f"{n:,}" if n is not None else "" for n in numbers), verdict(row)))
     head = ("model", "dense, vitprune", "dense, torch", "half, vitprune", "half, torch", "verdict")
     sections = [
-        f"{len(equal)} of {len(rows)} models equal to the last MAC, dense and shrunk; {others} different with the reason "
-        f"given; {len(refused)} refused by the trace or the shrinking.",
+        f"{len(equal)} of {len(rows)} models equal to the last MAC, dense and shrunk; {others} different, with the "
+        f"reason; {len(refused)} refused by the trace or the shrinking.",
         OPERATORS,
         table(("torch operator seen by its counter", "models"), sorted(operators.items())),
         table(head, cells),

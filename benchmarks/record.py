@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: see `setting`
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("vitprune", "torch", "timm", "transformers", "torchvision", "numpy", "scipy", "torch-pruning")
 
@@ -57,7 +58,9 @@ def setting(threads: int, seed: int) -> dict[str, str]:
     return {
         "command": command,
         "seed": str(seed),
-        "processor": f"{_processor()}, {os.cpu_count()} cores, {gib:.0f} GiB; torch on {threads} threads",
+        "processor": f"{_processor()}, {os.cpu_count()} cores, {gib:.0f} GiB",
+        "threads": f"{threads}, OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']} (PASSIVE: threads that wait sleep; "
+        "spinning ones make every operator many times slower on a machine that is shared)",
         "instruction set": str(torch.backends.cpu.get_cpu_capability()),
         "load at the end": f"{load[0]:.1f} (1 min), {load[1]:.1f} (5 min)",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -127,6 +127,13 @@ def shrink(
     if check:
         if not args and not kwargs:
             raise ModelError("the check needs an example: pass the arguments that the model was traced with.")
+        predicted, counted = graph.cost(plan.sizes())[1], sum(p.numel() for p in small.parameters())
+        if predicted != counted:
+            raise OracleError(
+                f"the shrunk {type(model).__name__} has {counted} parameters where the plan predicts {predicted}: two groups "
+                "own the same units. Nothing was written. Leave one of them out with --protect (vitprune inspect lists "
+                "the groups)."
+            )
         gap = difference(model, small, keep, args, kwargs)
         if not gap <= tolerance:
             raise OracleError(
@@ -160,7 +167,10 @@ def _rewrite(
             at = next((p for p in reversed(error.modules) if p not in done and p in dense), None)
             if at is None:
                 if not _narrow(small, patched, tried):
-                    raise
+                    if "" in done:
+                        raise
+                    restore_(small, patched.get("", {}))
+                    _replace(model, small, keep, "", done)
                 continue
             kind = type(small.get_submodule(at))
             for path in [p for p in (set(affected) | exposed | {at}) - done if type(small.get_submodule(p)) is kind]:

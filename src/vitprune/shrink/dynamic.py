@@ -91,7 +91,7 @@ def view_sizes(
                 at += 1
             if product != out.shape[o]:
                 break
-            size = _dimension(expression, source, factors, owners, mine, kept[o], grown[0] if grown else None)
+            size = _dimension(keep, expression, source, factors, owners, mine, kept[o], grown[0] if grown else None)
             if size is not None:
                 found[o] = size
     items = [
@@ -122,8 +122,8 @@ def _owners(shape: Sequence[int], dims: Sequence[int], factors: Sequence[int]) -
 
 
 def _dimension(
-    expression: str, source: Value, factors: Sequence[int], owners: Sequence[tuple[int, int]], mine: Sequence[int],
-    size: int, grown: Sequence[int] | None,
+    keep: Keep, expression: str, source: Value, factors: Sequence[int], owners: Sequence[tuple[int, int]],
+    mine: Sequence[int], size: int, grown: Sequence[int] | None,
 ) -> Size | None:
     """The size made of the factors `mine`, None if none of them is read off the source."""
     dynamic: list[str] = []
@@ -131,7 +131,8 @@ def _dimension(
     for k in mine:
         d, later = owners[k]
         dense *= factors[k]
-        if source.on(d) or later < 0:  # labelled, or an inner part of a dim: its size is a number
+        if later < 0 or (source.on(d) and (later > 1 or keep.mask(source, d) is not None)):
+            # an inner part of a dim, a dim of which some goes, heads before their dims: a number
             more *= factors[k]
             continue
         fixed //= factors[k]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 import operator
 import types
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,7 +72,7 @@ class Emitter:
         if self.number == ROOT:
             return nodes
         mine = [i for i, n in enumerate(nodes) if (m := self._mark_of(n)) is not None and m[0] == self.number]
-        inside = [i for i, n in enumerate(nodes) if self.path in _stack(n)]
+        inside = [i for i, n in enumerate(nodes) if self.path in _paths(n)]
         if not mine:
             raise CannotEmit("it takes and returns no tensor")
         return nodes[min([*mine, *inside]) : max(mine) + 1]
@@ -215,7 +216,7 @@ class Emitter:
         if node.op == "placeholder" and node.name not in self.env:
             return self._placeholder(node)
         found = self.env.get(node.name)
-        if isinstance(found, pieces.Piece):
+        if isinstance(found, (pieces.Piece, pieces.Stack)):
             raise CannotEmit(f"unequal parts that {op_name(node)} hands on")
         if not isinstance(found, str):
             raise CannotEmit(f"it reads {node.name}, which is made elsewhere")
@@ -264,7 +265,7 @@ class Emitter:
             return
         first = node.args[0] if node.args and isinstance(node.args[0], Node) else None
         known = self.env.get(first.name) if first is not None else None
-        if isinstance(known, pieces.Piece):
+        if isinstance(known, (pieces.Piece, pieces.Stack)):
             self.env[node.name] = self._piece(node, name, known)
             self._settle(node)
             return
@@ -376,22 +377,25 @@ class Emitter:
             return args, kwargs
         return args, {**kwargs, "is_causal": f"{mask} is None and {flag}"}
 
-    def _piece(self, node: Node, name: str, piece: pieces.Piece) -> Any:
-        rank = len(piece.axes)
+    def _piece(self, node: Node, name: str, piece: pieces.Piece | pieces.Stack) -> Any:
         if name in ALIKE:
             return piece
-        if name == "permute":
-            return pieces.permuted(piece, [int(o) % rank for o in node.args[1]])  # type: ignore[union-attr]
-        if name == "transpose":
-            order = list(range(rank))
-            a, b = int(node.args[1]) % rank, int(node.args[2]) % rank  # type: ignore[arg-type]
-            order[a], order[b] = order[b], order[a]
-            return pieces.permuted(piece, order)
+        if isinstance(piece, pieces.Stack):
+            return self._stack(node, name, piece)
+        rank = len(piece.axes)
+        if name in ("permute", "transpose"):
+            return pieces.permuted(piece, _order(node, name, rank))
         if name in VIEWS:
             before, after = self.keep.value(node.args[0].name), self.keep.value(node.name)  # type: ignore[union-attr]
             if before is None or after is None:
                 raise CannotEmit("a reshape of one of several results")
-            return pieces.reshaped(piece, before.shape, after.shape)
+            try:
+                return pieces.reshaped(piece, before.shape, after.shape)
+            except CannotEmit:
+                axis = pieces.stackable(self.keep, piece, before)
+                if axis is None:
+                    raise
+                return self._stack(node, name, self._stacked(piece, before, axis))
         if name in ("chunk", "split", "split_with_sizes"):
             dim = int(node.args[2]) if len(node.args) > 2 else 0  # type: ignore[arg-type]
             parts = self.keep.graph.detail.propagated.values[node.name]
@@ -409,6 +413,40 @@ class Emitter:
         kind, j = piece.axes[dim % rank]
         count = piece.ids.shape[j] if kind == "part" else 0
         return [self._try(pieces.picked(piece, dim, k), node, k) for k in range(count)]
+
+    def _stacked(self, piece: pieces.Piece, value: Value, axis: int) -> pieces.Stack:
+        values = tuple(pieces.slice_value(value, axis, k) for k in range(value.shape[axis]))
+        parts = tuple(self._settled(pieces.picked(piece, axis, k), v) for k, v in enumerate(values))
+        return pieces.Stack(axis, parts, values)
+
+    def _stack(self, node: Node, name: str, stack: pieces.Stack) -> Any:
+        """An operator on a tensor whose slices along one axis are kept apart."""
+        source = node.args[0]
+        assert isinstance(source, Node)
+        before, after = self.keep.value(source.name), self.keep.value(node.name)
+        if before is not None and name in ("select", "unbind"):
+            dim = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+            if dim % len(before.shape) == stack.axis:
+                return list(stack.parts) if name == "unbind" else stack.parts[int(node.args[2])]  # type: ignore[arg-type]
+        if before is None or after is None or name not in {"permute", "transpose", *VIEWS}:
+            raise CannotEmit(f"unequal parts read by {name}")
+        if name in VIEWS:
+            axis = pieces.stack_axis_after(stack.axis, before.shape, after.shape)
+            larger = self._grown(source, node)
+            if larger is not None:
+                larger = _without(larger[0], stack.axis), _without(larger[1], axis)
+        else:
+            axis, order = pieces.stack_permuted(_order(node, name, len(before.shape)), stack.axis)
+        values = tuple(pieces.slice_value(after, axis, k) for k in range(after.shape[axis]))
+        parts = []
+        for part, old, new in zip(stack.parts, stack.values, values, strict=True):
+            parts.append(f"t{len(self.lines)}")
+            if name in VIEWS:
+                made = f"{part}.reshape({view_sizes(self.keep, self.sizes, part, old, new, larger)})"
+            else:
+                made = f"{part}.permute({order})"
+            self.lines.append(f"{parts[-1]} = {made}")
+        return pieces.Stack(axis, tuple(parts), values)
 
     def _try(self, piece: pieces.Piece, node: Node, part: int) -> Any:
         value = self.keep.value(node.name, part)
@@ -428,7 +466,21 @@ class Emitter:
         self.env[node.name] = self._settled(self.env[node.name], self.keep.value(node.name))
 
 
-def _stack(node: Node) -> set[str]:
+def _order(node: Node, name: str, rank: int) -> list[int]:
+    """The order of axes that a permute or transpose makes."""
+    if name == "permute":
+        return [int(o) % rank for o in node.args[1]]  # type: ignore[union-attr]
+    order = list(range(rank))
+    a, b = int(node.args[1]) % rank, int(node.args[2]) % rank  # type: ignore[arg-type]
+    order[a], order[b] = order[b], order[a]
+    return order
+
+
+def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    return tuple(n for d, n in enumerate(shape) if d != axis)
+
+
+def _paths(node: Node) -> set[str]:
     return {str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
 
 

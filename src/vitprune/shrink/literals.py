@@ -13,9 +13,9 @@ from vitprune.shrink.keep import Keep
 from vitprune.trace.capture import op_name
 from vitprune.trace.value import Value
 
-SIZED = frozenset("view reshape _unsafe_view expand broadcast_to new_zeros new_ones new_empty new_full".split())
-CREATED = frozenset("zeros ones empty full".split())
-SPLITS = frozenset("split split_with_sizes chunk tensor_split".split())
+SIZED = frozenset(["view", "reshape", "_unsafe_view", "expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full"])
+CREATED = frozenset(["zeros", "ones", "empty", "full"])
+SPLITS = frozenset(["split", "split_with_sizes", "chunk", "tensor_split"])
 
 
 class Ragged(Exception):

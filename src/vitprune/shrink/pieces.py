@@ -10,7 +10,7 @@ import numpy as np
 from vitprune.shrink.keep import Keep
 from vitprune.shrink.signature import CannotEmit
 from vitprune.trace.labels import Array, Labels
-from vitprune.trace.moves import view, view_blocks
+from vitprune.trace.moves import drop_dim, view, view_blocks
 from vitprune.trace.value import Value
 
 
@@ -48,7 +48,8 @@ def start(
     dim = -1
     sizes: list[int] = []
     for a, b in view_blocks(value.shape, shape):
-        if len(a) == 1 and len(b) > 1 and value.on(a[0]):
+        cut = [k for k in a if keep.mask(value, k) is not None]
+        if len(a) == 1 and len(b) > 1 and cut:
             if dim >= 0:
                 raise CannotEmit("a reshape that splits several axes of unequal parts")
             dim = len(middle)
@@ -56,7 +57,7 @@ def start(
             origin.append((0, a[0]))
             axes += [("part", j) for j in range(len(b))]
             sizes = [shape[j] for j in b]
-        elif len(b) == len(a) == 1 or not any(value.on(k) for k in a):
+        elif len(b) == len(a) == 1 or not cut:
             for j in b:
                 axes.append(("base", len(middle)))
                 middle.append(shape[j])
@@ -145,3 +146,43 @@ def materialise(piece: Piece, sizes: Sequence[int], constants: dict[str, object]
     where |= {("part", j): d + j for j in range(piece.ids.ndim)}
     order = [where[a] for a in piece.axes]
     return [f"{pick}.reshape({', '.join(shape)}).permute({order})"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """A tensor whose slices along one axis are rectangular, but not alike (q, k and v of one linear)."""
+
+    axis: int
+    parts: tuple[str, ...]  # expressions of the slices
+    values: tuple[Value, ...]  # what was traced for each
+
+
+def slice_value(value: Value, axis: int, index: int) -> Value:
+    """One position of an axis, without the axis."""
+    return drop_dim(Labels(), value, axis, index)
+
+
+def stackable(keep: Keep, piece: Piece, value: Value) -> int | None:
+    """The axis along which all slices are rectangular, None if there is none."""
+    for axis, (kind, _) in enumerate(piece.axes):
+        if kind != "part":
+            continue
+        slices = [slice_value(value, axis, k) for k in range(value.shape[axis])]
+        if all(None not in keep.shape(v) for v in slices):
+            return axis
+    return None
+
+
+def stack_permuted(order: Sequence[int], axis: int) -> tuple[int, list[int]]:
+    """Where a stack's axis goes, and the order of a slice's axes."""
+    return list(order).index(axis), [o - (o > axis) for o in order if o != axis]
+
+
+def stack_axis_after(axis: int, old: Sequence[int], new: Sequence[int]) -> int:
+    """Where a reshape puts a stack's axis. Raises CannotEmit if it splits it or joins it to others."""
+    for a, b in view_blocks(old, new):
+        if axis in a:
+            if len(a) == len(b) == 1:
+                return b[0]
+            break
+    raise CannotEmit("a reshape of unequal parts together with other axes")

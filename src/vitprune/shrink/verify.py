@@ -27,7 +27,7 @@ def by_module(captured: Captured) -> dict[str, list[Node]]:
 
 def _plain(value: Any) -> Any:
     """Literal arguments only, in a comparable form."""
-    if isinstance(value, Node) or isinstance(value, torch.device):
+    if isinstance(value, (Node, torch.device)):
         return "tensor"
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]

@@ -15,8 +15,24 @@ from vitprune.trace.value import Value
 
 # operators that give zero for zero, and may stand between the branch's last module and the addition
 HOMOGENEOUS = frozenset(
-    ["mul", "dropout", "view", "reshape", "_unsafe_view", "permute", "transpose", "slice", "roll", "contiguous", "clone"]
-    + ["flatten", "pad", "to", "type_as", MARK]
+    [
+        "mul",
+        "dropout",
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "permute",
+        "transpose",
+        "slice",
+        "roll",
+        "contiguous",
+        "clone",
+        "flatten",
+        "pad",
+        "to",
+        "type_as",
+        MARK,
+    ]
 )
 
 

@@ -28,9 +28,9 @@ class Propagated:
     tensors: Mapping[str, tuple[Array | None, ...]]  # parameter or buffer -> labels of each dim (None: size 1)
 
 
-def propagate(captured: Captured, batch: int) -> Propagated:
+def propagate(captured: Captured, batches: frozenset[int]) -> Propagated:
     """Labels for every tensor, by walking the operators in order."""
-    walk = Walk(batch=batch)
+    walk = Walk(batches=batches)
     values: dict[str, Any] = {}
     tensors: dict[str, tuple[Array | None, ...]] = {}
     for node in captured.nodes:

@@ -74,7 +74,8 @@ def matmul(w: Walk, a: Value, b: Value) -> Value:
     inner_a = tuple(_fix(f, row) for f in a.on(col))
     inner_b = tuple(_fix(f, row) for f in swapped.on(col))
     if a.shape[col] > 1:
-        _contract(w, inner_a, inner_b)
+        one_sided = bool(inner_a) != bool(inner_b)
+        _contract(w, a.on(col) if one_sided else inner_a, swapped.on(col) if one_sided else inner_b)
     fields: list[Field] = []
     batch = []
     for d in range(nd - 2):

@@ -46,9 +46,9 @@ def constant(w: Walk, *_: Any, **__: Any) -> Value:
 
 def uniform(w: Walk, *_: Any, **__: Any) -> Value:
     """A new tensor of literal size with one value throughout: its axes take the labels they meet."""
-    dims = [d for d, n in enumerate(w.shape) if n > 1 and (d or n != w.batch)]
+    dims = [d for d, n in enumerate(w.shape) if n > 1 and (d or n not in w.batches)]
     value = fresh_axes(w.labels, Value(w.shape), w.shape, dims)
-    return replace(value, depends=bool(w.shape) and w.shape[0] == w.batch)
+    return replace(value, depends=bool(w.shape) and w.shape[0] in w.batches)
 
 
 def layer_norm(

@@ -57,14 +57,14 @@ def unsqueeze(w: Walk, x: Value, dim: int) -> Value:
 def expand(w: Walk, x: Value, *_: Any, **__: Any) -> Value:
     """Broadcast to the result's shape."""
     x = moves.lift(x, len(w.shape))
-    shape = (w.batch, *x.shape[1:]) if w.shape and w.shape[0] == w.batch and x.shape[0] == 1 else x.shape
+    shape = (w.shape[0], *x.shape[1:]) if w.shape and w.shape[0] in w.batches and x.shape[0] == 1 else x.shape
     # copies along the batch get no labels: the batch is no axis of the model
     return batched(w, moves.expand(w.labels, replace(x, shape=shape), w.shape))
 
 
 def batched(w: Walk, x: Value) -> Value:
     """The value, counted as one per image if its first axis has the size of the batch."""
-    return replace(x, depends=x.depends or (bool(x.shape) and x.shape[0] == w.batch))
+    return replace(x, depends=x.depends or (bool(x.shape) and x.shape[0] in w.batches))
 
 
 def im2col(w: Walk, x: Value, kernel: Sequence[int], *_: Any) -> Value:
@@ -138,7 +138,7 @@ def repeat(w: Walk, x: Value, times: Sequence[int]) -> Value:
     """Tiled copies along every axis."""
     x = moves.lift(x, len(w.shape))
     for d, n in enumerate((1,) * (len(w.shape) - len(times)) + tuple(times)):
-        if n > 1 and d == 0 and x.shape[0] == 1 and n == w.batch:
+        if n > 1 and d == 0 and x.shape[0] == 1 and n in w.batches:
             x = replace(x, shape=(n, *x.shape[1:]))
         elif n > 1:
             x = repeat_axis(w.labels, x, d, n, interleave=False)

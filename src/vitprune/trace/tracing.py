@@ -46,7 +46,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | N
         raise ModelError(f"the example must be a batch of at least 2, but got {given}. Give two images (any values).")
     batch = int(tensors[0].shape[0])
     captured = capture(model, args, kwargs)
-    propagated = propagate(captured, batch)
+    propagated = propagate(captured, frozenset(int(t.shape[0]) for t in tensors if t.ndim and t.shape[0] > 1))
     solved = solve(propagated.walk.labels)
     units = build_groups(propagated, solved)
     branches = {f"{b.largest}:block": b for b in find_branches(model, captured, propagated)}

@@ -37,7 +37,7 @@ class Walk:
     labels: Labels = field(default_factory=Labels)
     costs: list[NotedCost] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)  # operator -> module where it was met first
-    batch: int = 0  # size of the first axis of the example
+    batches: frozenset[int] = frozenset()  # sizes of the first axes of the example's tensors
     node: str = ""
     module: str = ""
     op: str = ""
