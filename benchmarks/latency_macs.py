@@ -90,8 +90,8 @@ def main() -> None:
     sections = [
         table(head, cells),
         f"Time of the whole batch, float32, {args.repeats} rounds after 3 to warm up; ratios are of medians, to the "
-        "dense model at the same batch. Attention products and projections alone are less than half of these models' MACs: "
-        "where heads alone cannot reach the target, the row holds the nearest reachable MACs ratio.",
+        "dense model at the same batch. Attention products and projections alone are less than half of these models' "
+        "MACs: where heads alone cannot reach the target, the row holds the nearest reachable MACs ratio.",
     ]
     write(args.out, "latency-macs", "Latency at half of the MACs", sections, rows, setting(args.threads, args.seed))
 

@@ -54,7 +54,8 @@ class Sizes:
         if dense == grown:
             return str(size)
         for anchor in self.anchors:
-            if anchor.grown is not None and anchor.dense != anchor.grown and anchor.dense * grown == anchor.grown * dense:
+            more = anchor.grown
+            if more is not None and more != anchor.dense and anchor.dense * grown == more * dense:
                 return scaled(anchor.code, size, anchor.dense)
         return str(size)
 
@@ -68,7 +69,11 @@ def scaled(code: str, numerator: int, denominator: int) -> str:
 
 
 def view_sizes(
-    keep: Keep, sizes: Sizes, expression: str, source: Value, out: Value,
+    keep: Keep,
+    sizes: Sizes,
+    expression: str,
+    source: Value,
+    out: Value,
     grown: tuple[Sequence[int], Sequence[int]] | None,
 ) -> str:
     """The sizes of a reshape of `expression` (traced as `source`) into `out`, batch and tokens dynamic.
@@ -122,8 +127,14 @@ def _owners(shape: Sequence[int], dims: Sequence[int], factors: Sequence[int]) -
 
 
 def _dimension(
-    keep: Keep, expression: str, source: Value, factors: Sequence[int], owners: Sequence[tuple[int, int]],
-    mine: Sequence[int], size: int, grown: Sequence[int] | None,
+    keep: Keep,
+    expression: str,
+    source: Value,
+    factors: Sequence[int],
+    owners: Sequence[tuple[int, int]],
+    mine: Sequence[int],
+    size: int,
+    grown: Sequence[int] | None,
 ) -> Size | None:
     """The size made of the factors `mine`, None if none of them is read off the source."""
     dynamic: list[str] = []

@@ -13,7 +13,9 @@ from vitprune.shrink.keep import Keep
 from vitprune.trace.capture import op_name
 from vitprune.trace.value import Value
 
-SIZED = frozenset(["view", "reshape", "_unsafe_view", "expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full"])
+SIZED = frozenset(
+    ["view", "reshape", "_unsafe_view", "expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full"]
+)
 CREATED = frozenset(["zeros", "ones", "empty", "full"])
 SPLITS = frozenset(["split", "split_with_sizes", "chunk", "tensor_split"])
 
@@ -88,7 +90,7 @@ def _slice(keep: Keep, node: Node) -> list[Literal]:
     value = _input(keep, node)
     if value is None:
         return []
-    args = list(node.args) + [0, None, None][len(node.args) - 1 :]
+    args: list[Any] = [*node.args, *[0, None, None][len(node.args) - 1 :]]
     dim = int(args[1]) % len(value.shape)
     mask = keep.mask(value, dim)
     if mask is None:
@@ -121,7 +123,8 @@ def _repeat(keep: Keep, node: Node) -> list[Literal]:
     out, value = keep.value(node.name), _input(keep, node)
     if value is None or out is None:
         return []
-    old = [int(t) for t in node.args[1]]  # type: ignore[union-attr]
+    counts: Any = node.args[1]
+    old = [int(t) for t in counts]
     after, before = _sizes(keep, out), _sizes(keep, value)
     before = [1] * (len(after) - len(before)) + before
     new = [a // b for a, b in zip(after, before, strict=True)][-len(old) :]

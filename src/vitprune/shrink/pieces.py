@@ -109,7 +109,7 @@ def picked(piece: Piece, axis: int, index: int) -> Piece:
     if kind != "part":
         raise CannotEmit("a pick along an axis of the base")
     axes = tuple((k, i - (k == "part" and i > j)) for k, i in piece.axes if (k, i) != ("part", j))
-    return replace(piece, ids=piece.ids.take(index, axis=j), axes=axes)
+    return replace(piece, ids=np.asarray(piece.ids.take(index, axis=j)), axes=axes)
 
 
 def sliced(piece: Piece, axis: int, where: slice) -> Piece:
@@ -120,8 +120,8 @@ def sliced(piece: Piece, axis: int, where: slice) -> Piece:
     return replace(piece, ids=piece.ids[(slice(None),) * j + (where,)])
 
 
-def materialise(piece: Piece, sizes: Sequence[int], constants: dict[str, object]) -> list[str]:
-    """Lines of code whose last is an expression: the piece as a tensor with the given part sizes.
+def materialise(piece: Piece, sizes: Sequence[int], constants: dict[str, object]) -> str:
+    """Code for the piece as a tensor with the given part sizes.
 
     sizes: of the piece's axes in order, after pruning. Raises CannotEmit if the kept positions do not fill them.
     """
@@ -145,7 +145,7 @@ def materialise(piece: Piece, sizes: Sequence[int], constants: dict[str, object]
     where = {("base", i): i + (piece.ids.ndim - 1) * (i > d) for i in range(piece.rank) if i != d}
     where |= {("part", j): d + j for j in range(piece.ids.ndim)}
     order = [where[a] for a in piece.axes]
-    return [f"{pick}.reshape({', '.join(shape)}).permute({order})"]
+    return f"{pick}.reshape({', '.join(shape)}).permute({order})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

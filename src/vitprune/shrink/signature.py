@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 from torch import nn
@@ -69,8 +70,12 @@ class Signature:
 
 
 def attribute_path(path: str) -> str:
-    """'blocks.0.attn' as an expression on self: 'self.blocks[0].attn'."""
-    return "self" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split("."))
+    """'blocks.0.attn' as an expression on self: "getattr(self.blocks, '0').attn"."""
+    expression = "self"
+    for part in path.split("."):
+        plain = part.isidentifier() and not iskeyword(part)
+        expression = f"{expression}.{part}" if plain else f"getattr({expression}, {part!r})"
+    return expression
 
 
 def construct(value: Any, leaves: Mapping[int, str], constants: dict[str, Any]) -> str:

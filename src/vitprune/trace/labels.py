@@ -169,6 +169,11 @@ def solve(labels: Labels) -> Solved:
         for c in np.unique(cls[array]).tolist():
             tags.setdefault(c, set()).add(name)
     covers = _covers(labels, cls, own, positional)
+    twins = _twins(covers)
+    if len(twins):
+        _, first = np.unique(cls, return_index=True)
+        labels.loose.append((first[twins[:, 0]], first[twins[:, 1]]))
+        return solve(labels)
     for array, reason, whole in labels.frozen:
         if whole:
             for c in np.unique(covers.of(np.unique(own[array]))[1]).tolist():
@@ -182,6 +187,20 @@ def solve(labels: Labels) -> Solved:
         {c: tuple(sorted(r)) for c, r in inexact.items()},
         {c: frozenset(t) for c, t in tags.items()},
     )
+
+
+def _twins(covers: Covers) -> Array:
+    """(pairs, 2): classes that cover the very same components: heads seen on two sides, which go together."""
+    rows, classes = covers.rows(), covers.classes
+    order = np.lexsort((rows, classes))
+    rows, classes = rows[order], classes[order]
+    found: dict[bytes, int] = {}
+    pairs: list[tuple[int, int]] = []
+    for c, part in zip(np.unique(classes), np.split(rows, np.flatnonzero(np.diff(classes)) + 1), strict=False):
+        other = found.setdefault(part.tobytes(), int(c))
+        if other != c:
+            pairs.append((other, int(c)))
+    return np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def _covers(labels: Labels, cls: Array, own: Array, positional: set[int]) -> Covers:
