@@ -181,7 +181,12 @@ def main() -> None:
     )
     about = setting(args.threads, args.seed)
     write(
-        args.out, "structure-speed", f"Trace, plan and shrink of {args.model}: time and memory", sections, rows, about
+        args.out,
+        f"structure-speed-{args.threads}-threads",
+        f"Trace, plan and shrink of {args.model}, {args.threads} threads",
+        sections,
+        rows,
+        about,
     )
 
 

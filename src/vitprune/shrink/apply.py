@@ -130,9 +130,9 @@ def shrink(
         predicted, counted = graph.cost(plan.sizes())[1], sum(p.numel() for p in small.parameters())
         if predicted != counted:
             raise OracleError(
-                f"the shrunk {type(model).__name__} has {counted} parameters where the plan predicts {predicted}: two groups "
-                "own the same units. Nothing was written. Leave one of them out with --protect (vitprune inspect lists "
-                "the groups)."
+                f"the shrunk {type(model).__name__} has {counted} parameters where the plan predicts {predicted}: two "
+                "groups own the same units, or several branches share a module. Nothing was written. Leave one of them "
+                "out with --protect (vitprune inspect lists the groups)."
             )
         gap = difference(model, small, keep, args, kwargs)
         if not gap <= tolerance:
