@@ -2,12 +2,15 @@
 PYTHON ?= python
 WORKERS ?= 2
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-all check docs clean
 
 demo:  ## prune and fine-tune the shipped model on real images, save it, load it again
 	$(PYTHON) -m vitprune demo --out runs/demo --force
 
-test:  ## all tests
+test:  ## all tests but those of the models beyond the list
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-all:  ## those too
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal
 
 check:  ## linting and types
@@ -15,7 +18,7 @@ check:  ## linting and types
 	$(PYTHON) -m mypy
 
 docs:  ## regenerate docs/models.md from a run of the model matrix
-	$(PYTHON) -m tests.matrix docs/models.md
+	$(PYTHON) benchmarks/model_matrix.py
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
