@@ -49,8 +49,8 @@ timm `VisionTransformer`, 28 x 28, patch 4, one channel, width 96, 6 blocks, 4 h
 {chr(10).join(lines)}
 
 Trained by {given.made_by} Seed {record["s"]["seed"]}, {len(epochs)} epochs on 54,000 training images; 6,000 of the training
-images were held out for validation (best epoch: {100 * best["val_top1"]:.2f} %), the test images were looked at once, after
-training. Settings and history: `history.json`.
+images were held out for validation (best epoch: {100 * best["val_top1"]:.2f} %), the test images chose nothing, and were
+measured after training. Settings and history: `history.json`.
 
 ![Training loss and validation top-1 by epoch](curve.png)
 
