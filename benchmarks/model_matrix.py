@@ -4,8 +4,8 @@
     python benchmarks/model_matrix.py --filter swin,hf/dinov2     # some
     python benchmarks/model_matrix.py --page                      # the page from the rows that are there
 
-A row is kept as a line of JSON as soon as it is done, with a digest of the engine's sources and of the versions; rows of
-the same digest are not run again. Half of the units go, drawn at random with a fixed seed, each head its own dims.
+A row is kept as a line of JSON as soon as it is done, with a digest of the engine's sources and of the versions; rows
+of the same digest are not run again. Half of the units go, drawn at random with a fixed seed, each head its own dims.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ cut, or refused with a reason.
 
 | column | what it says |
 | --- | --- |
-| residual ... block | number of groups; `ok`: exact; `flagged`: the trace says beforehand that zeroing is not removing; `refused` |
+| residual ... block | number of groups; `ok`: exact; `flagged`: said beforehand not to equal zeroing; `refused` |
 | all | the relative difference with half of all kinds gone |
 | batches | batch sizes 1, 2 and 5 agree row by row, though the trace saw batch 2 only |
 | grad | every parameter that gets a gradient in the dense model gets a finite one |

@@ -200,7 +200,7 @@ def measure(args: Any, x: torch.Tensor, job: str, share: float, rows: list[dict[
             busy = time.process_time()
             stages, small = run(side, model, x, job, share)
             stages["processor"] = time.process_time() - busy
-            with torch.inference_mode():
+            with torch.no_grad():
                 assert small(x).shape == dense(x).shape
             if repeat >= 0:
                 times[side].append(stages)

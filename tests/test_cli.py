@@ -115,6 +115,25 @@ def test_train_finetune_eval(command, image_folder):
     assert "18 validation images" in shown.out
 
 
+def test_a_teacher_takes_part(command, image_folder, saved):
+    bigger = TINY.replace("img_size=16", "img_size=24")
+    assert bigger != TINY
+    plain = command("train", TINY, "--data", image_folder, "--out", "plain", *SHORT, "--json", "--quiet")
+    learned = ("train", TINY, "--data", image_folder, *SHORT, "--json", "--quiet", "--teacher", str(saved))
+    full = command(*learned, "--out", "full", "--distill-weight", "1.0", "--distill-temperature", "4")
+    other = command(*learned[:-1], bigger, "--out", "other")
+    for done in (plain, full, other):
+        assert done.code == 0, done.err
+    assert len({done.json["history"]["epochs"][0]["loss"] for done in (plain, full, other)}) == 3
+    metrics = json.loads(Path("full/metrics.json").read_text())
+    assert metrics["teacher"] == str(saved)
+    assert (metrics["training"]["distill_weight"], metrics["training"]["distill_temperature"]) == (1.0, 4.0)
+    wrong = command(*learned[:-1], TINY.replace("num_classes=3", "num_classes=7"), "--out", "wrong")
+    assert wrong.code == 4
+    assert "must score the data's 3 classes" in wrong.err
+    assert not Path("wrong").exists()
+
+
 def test_new_head_fits_the_data(command, image_folder):
     spec = TINY.replace("num_classes=3", "num_classes=7")
     refused = command("finetune", spec, "--data", image_folder, "--out", "o", *SHORT)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from vitprune.data import open_data
@@ -69,7 +70,7 @@ class Recorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The input."""
-        assert not self.training and torch.is_inference_mode_enabled()
+        assert not self.training and not torch.is_grad_enabled()
         self.log.append((self.name, len(x), torch.get_num_threads()))
         return x
 
@@ -119,3 +120,23 @@ def test_file_size(tmp_path: Path) -> None:
     assert file_size(tmp_path / "a") == 3 and file_size(tmp_path) == 8
     with pytest.raises(VitpruneError, match="no file or folder"):
         file_size(tmp_path / "c")
+
+
+def test_a_measured_model_can_be_trained() -> None:
+    """A measurement must leave nothing unfit for training in a library's caches; BEiT keeps its position index."""
+    config = transformers.BeitConfig(
+        image_size=36,  # a size that no other test has filled the cache for
+        patch_size=4,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        use_relative_position_bias=True,
+    )
+    model, images = transformers.BeitForImageClassification(config), torch.randn(2, 3, 36, 36)
+    accuracy(model, [(images, torch.zeros(2, dtype=torch.long))])
+    latency({"model": model}, images, batch_sizes=(1,), warmup=0, repeats=1)
+    peak_memory(model, images)
+    model.train()(images).logits.square().mean().backward()
+    grads = [p.grad for n, p in model.named_parameters() if "relative_position" in n]
+    assert grads and all(g is not None and g.abs().sum() > 0 for g in grads)

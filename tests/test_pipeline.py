@@ -1,19 +1,27 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from conftest import TINY
 from toys import Toy, toy_graph
+from vitprune import store
 from vitprune.errors import DataError, ModelError, StoreError
+from vitprune.models import example
 from vitprune.pipeline.inspect_run import inspect_graph
 from vitprune.pipeline.measure import row_from_json, say, tensor_bytes
-from vitprune.pipeline.opening import trace_batch
+from vitprune.pipeline.opening import open_model, trace_batch
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
+from vitprune.pipeline.teacher import Adapted, open_teacher
+from vitprune.plan import identity
+from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Silent
 from vitprune.recover import TrainSettings
 from vitprune.report import Row
+from vitprune.trace import trace
 
 
 def test_stages_are_remembered_between_runs(tmp_path):
@@ -101,3 +109,33 @@ def test_model_and_data_must_fit(image_folder):
         spec, DataSettings(str(image_folder)), TrainSettings(), device="cpu", progress=Silent(), new_head=True
     )
     assert opened.loaded.num_classes == len(data.classes) == 3
+
+
+def test_a_teacher_of_another_preprocessing_sees_its_own():
+    given = Preprocessing(size=(4, 4), mean=(0.5,), std=(0.25,), channels=1)
+    wanted = Preprocessing(size=(4, 4), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    pixels = torch.rand(2, 1, 4, 4)
+    seen = Adapted(nn.Flatten(), given, wanted)((pixels - 0.5) / 0.25)
+    means, stds = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0])
+    expected = (pixels - means.view(1, 3, 1, 1)) / stds.view(1, 3, 1, 1)
+    torch.testing.assert_close(seen.view(2, 3, 4, 4), expected)
+    bigger = Preprocessing(size=(8, 6), mean=(0.5,), std=(0.25,), channels=1)
+    assert Adapted(nn.Flatten(), given, bigger)(pixels).shape == (2, 48)
+
+
+def test_a_teacher_must_fit(tmp_path):
+    loaded = open_model(TINY).loaded
+    three = ("a", "b", "c")
+    plain = open_teacher(TINY, loaded, three, device="cpu", seed=3)
+    assert type(plain) is type(loaded.model)
+    assert isinstance(open_teacher(TINY + "&mean=0.1", loaded, three, device="cpu"), Adapted)
+    with pytest.raises(ModelError, match=r"takes 1 channel\(s\), and the student's images have 3"):
+        open_teacher(TINY.replace("in_chans=3", "in_chans=1"), loaded, three, device="cpu")
+    with pytest.raises(DataError, match="must score the data's 2 classes"):
+        open_teacher(TINY, loaded, three[:2], device="cpu")
+    graph = trace(loaded.model, (example(loaded.preprocessing),))
+    plan = replace(identity(graph), source=loaded.source.to_json(), versions={})
+    store.save(tmp_path / "saved", loaded.model, plan, loaded.preprocessing, classes=three)
+    open_teacher(str(tmp_path / "saved"), loaded, three, device="cpu")
+    with pytest.raises(DataError, match=r"class 1 of .*saved is 'b' and that of the data 'c'"):
+        open_teacher(str(tmp_path / "saved"), loaded, ("a", "c", "b"), device="cpu")

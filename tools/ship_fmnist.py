@@ -29,7 +29,8 @@ def main() -> None:
     (ASSETS / "model.safetensors").write_bytes(given.weights.read_bytes())
     loaded = models.load("shipped:fmnist-vit")
     lines = []
-    for name, data in (("all 10,000 test images", "fashion-mnist"), ("the 1,000 shipped test images", "fashion-mnist-sample")):
+    sets = (("all 10,000 test images", "fashion-mnist"), ("the 1,000 shipped test images", "fashion-mnist-sample"))
+    for name, data in sets:
         test = open_data(data, loaded.preprocessing, num_classes=10).test
         assert test is not None
         found = accuracy(loaded.model, test)

@@ -52,6 +52,12 @@ Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Epochs = Annotated[int, typer.Option(min=0, help="Epochs of training; 0 leaves it out.")]
 Lr = Annotated[float, typer.Option(help="Peak learning rate, then cosine; Muon wants about ten times as much.")]
 Optimizer = Annotated[str, typer.Option(help="adamw or muon.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="A model of the same classes that teaches by its scores.", show_default=False),
+]
+DistillWeight = Annotated[float, typer.Option(help="Share of the teacher's term in the loss, where there is one.")]
+DistillTemperature = Annotated[float, typer.Option(help="Of the softmax over the teacher's and the student's scores.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,6 +12,7 @@ from vitprune.errors import TargetError
 SAME = (
     *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
     *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
+    *("distill_weight", "distill_temperature"),
 )
 
 
@@ -32,6 +33,9 @@ def train(
     erasing: o.Erasing = 0.0,
     amp: o.Amp = "auto",
     optimizer: o.Optimizer = "adamw",
+    teacher: o.Teacher = None,
+    distill_weight: o.DistillWeight = 0.5,
+    distill_temperature: o.DistillTemperature = 2.0,
     set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
@@ -67,6 +71,9 @@ def finetune(
     erasing: o.Erasing = 0.0,
     amp: o.Amp = "auto",
     optimizer: o.Optimizer = "adamw",
+    teacher: o.Teacher = None,
+    distill_weight: o.DistillWeight = 0.5,
+    distill_temperature: o.DistillTemperature = 2.0,
     set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
@@ -106,6 +113,7 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
         force=rest["force"],
         resume=rest["resume"],
         new_head=rest.get("new_head", False),
+        teacher=rest["teacher"],
         allow_module=rest["allow_module"],
         progress=make_progress(rest["quiet"]),
     )

@@ -50,7 +50,7 @@ def accuracy(
     right1, right5, n = 0, 0, 0
     shown.start("evaluating", len(loader) if isinstance(loader, Sized) else 0)
     try:
-        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp == "bf16"):
+        with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp == "bf16"):
             for images, labels in loader:
                 one, five = _right(logits(model(images.to(device))), labels.to(device))
                 right1, right5, n = right1 + one, right5 + five, n + len(labels)

@@ -60,7 +60,7 @@ def latency(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VitpruneError(f"device {device!r} was asked for, but torch sees no CUDA device")
     shown, rows = progress or Silent(), []
-    with _threads(threads) as used, _evaluating(models, device), torch.inference_mode():
+    with _threads(threads) as used, _evaluating(models, device), torch.no_grad():
         shown.start("timing", len(batch_sizes) * (warmup + repeats))
         for batch in batch_sizes:
             x = example[:1].to(device).expand(batch, *example.shape[1:]).contiguous()

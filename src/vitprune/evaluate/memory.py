@@ -45,7 +45,7 @@ def peak_memory(model: nn.Module, example: Tensor, device: str = "cpu") -> PeakM
     tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(model)}
     weights = sum(tensors.values())
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             model(x)  # what is made once, at the first call, does not count
             extra, method = (_cuda(model, x), CUDA_METHOD) if x.is_cuda else (_cpu(model, x), CPU_METHOD)
     finally:

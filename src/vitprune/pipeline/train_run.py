@@ -11,6 +11,7 @@ from vitprune.pipeline.measure import measured_split, row_of, say
 from vitprune.pipeline.prune_run import PruneResult
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
+from vitprune.pipeline.teacher import open_teacher
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, Silent
@@ -32,12 +33,14 @@ def run_train(
     force: bool = False,
     resume: bool = True,
     new_head: bool = False,
+    teacher: str | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Trains the model that `spec` names and saves it at `out`.
 
     from_scratch: start from the library's initial weights, with a head for the data's classes.
-    force, resume: as for `run_prune`.
+    force, resume: as for `run_prune`. teacher: MODEL whose scores are learned beside the labels, with the weight and
+    temperature in `training`.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
@@ -55,6 +58,8 @@ def run_train(
         allow_module=allow_module,
     )
     wanted = {"model": spec, "data": asdict(data), "train": training.to_json(), "from_scratch": from_scratch}
+    if teacher:
+        wanted["teacher"] = teacher
     work = WorkFolder.open(out, wanted, resume=resume)
     graph = trace(opened.model, (models.example(opened.loaded.preprocessing).to(place),))
     test, rows = measured_split(images), list[Row]()
@@ -62,12 +67,17 @@ def run_train(
     if not from_scratch:
         rows.append(row_of("before", opened.model, macs, test, place, said))
         said.line(say(rows[-1]))
+    taught = None
+    if teacher:
+        seed, classes = training.seed, images.classes
+        taught = open_teacher(teacher, opened.loaded, classes, device=place, seed=seed, allow_module=allow_module)
     history = fit(
         opened.model,
         images.train,
         images.val,
         training,
         device=place,
+        teacher=taught,
         checkpoint_dir=work.path / "training",
         progress=said,
     ).to_json()
@@ -76,6 +86,8 @@ def run_train(
     plan: Plan = opened.plan or replace(identity(graph), source=opened.loaded.source.to_json(), versions=versions())
     metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
     metrics |= {"training": training.to_json(), "history": history}
+    if teacher:
+        metrics["teacher"] = teacher
     store.save(
         out, opened.model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force
     )
