@@ -154,7 +154,7 @@ def masked(model: nn.Module, keep: Keep) -> Iterator[None]:
     whole: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, parameter in model.named_parameters(remove_duplicate=False):  # a tied one by each name
                 for dim, kept in enumerate(keep.tensor(name)):
                     if kept is None:
                         continue

@@ -49,6 +49,7 @@ def find_branches(model: nn.Module, captured: Captured, propagated: Propagated) 
     """The removable branches of the model, in the order of their additions."""
     found: list[Branch] = []
     taken: set[str] = set()
+    names = parameter_names(model)
     for node in captured.nodes:
         if node.op != "call_function" or op_name(node) not in ("add", "add_") or len(node.args) < 2:
             continue
@@ -57,11 +58,29 @@ def find_branches(model: nn.Module, captured: Captured, propagated: Propagated) 
             continue
         for stream, end in ((a, b), (b, a)):
             branch = _branch(model, captured, propagated, node, stream, end)
-            if branch is not None and not taken & set(branch.modules):
+            if branch is not None and not taken & set(branch.modules) and _owns_its_parameters(model, branch, names):
                 found.append(branch)
                 taken |= set(branch.modules)
                 break
     return tuple(found)
+
+
+def parameter_names(model: nn.Module) -> dict[int, list[str]]:
+    """All names of every parameter, by its id."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _owns_its_parameters(model: nn.Module, branch: Branch, names: Mapping[int, list[str]]) -> bool:
+    """Whether no parameter of the branch is to be found outside of it, where taking it out would be felt."""
+    return all(
+        any(name.startswith(f"{path}.") for path in branch.modules)
+        for path in branch.modules
+        for parameter in model.get_submodule(path).parameters()
+        for name in names[id(parameter)]
+    )
 
 
 def _value(propagated: Propagated, node: Node) -> Value | None:

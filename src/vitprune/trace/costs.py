@@ -38,8 +38,8 @@ class AxisPolynomials:
         line, coarse = line[line >= 0], tuple(c[line >= 0] for c in coarse)
         own_groups = u.group[s.cls[line]]
         at, covering = s.covers.of(s.own[line])
-        at = np.concatenate([at, *(np.arange(len(line)) for _ in coarse)])
-        covering = np.concatenate([covering, *(s.cls[level] for level in coarse)])
+        at = np.concatenate([at, *(np.flatnonzero(level >= 0) for level in coarse)])
+        covering = np.concatenate([covering, *(s.cls[level[level >= 0]] for level in coarse)])
         over = u.group[covering]
         ok = over >= 0
         at, covering, over = at[ok], covering[ok], over[ok]
