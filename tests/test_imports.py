@@ -11,7 +11,7 @@ import vitprune
 
 ROOT = Path(vitprune.__file__).parent
 LAYERS = (
-    {"arrays", "compose", "errors", "files", "plan", "planjson", "preprocessing", "progress"},
+    {"arrays", "compose", "errors", "files", "modes", "plan", "planjson", "preprocessing", "progress"},
     {"trace", "models", "data"},
     {"score", "allocate", "shrink", "recover", "evaluate", "store", "report"},
     {"pipeline"},

@@ -122,6 +122,7 @@ def test_everything_at_once(case: Case) -> None:
     second = shrink(case.model(1), ready.graph, plan, check=False, example=ready.args)
     assert relative(output(case, second, 2), want) > 1e-3
     second.load_state_dict(small.state_dict(), strict=True)
+    second.train().eval()  # some models keep attention biases of the old weights from their last call on
     assert relative(output(case, second, 2), want) == 0
 
     shifted = rolled_gaps(ready, small, plan)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitprune.errors import DataError, ModelError
 from vitprune.models.loaded import logits
+from vitprune.modes import evaluating
 from vitprune.progress import Progress, Silent
 
 
@@ -45,18 +46,17 @@ def accuracy(
         DataError: no images, or a label that the model's head does not have.
     """
     shown = progress or Silent()
-    mode = model.training
-    model.to(device).eval()
+    model.to(device)
     right1, right5, n = 0, 0, 0
     shown.start("evaluating", len(loader) if isinstance(loader, Sized) else 0)
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp == "bf16")
     try:
-        with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp == "bf16"):
+        with torch.no_grad(), autocast, evaluating(model):
             for images, labels in loader:
                 one, five = _right(logits(model(images.to(device))), labels.to(device))
                 right1, right5, n = right1 + one, right5 + five, n + len(labels)
                 shown.advance(1, top1=right1 / n)
     finally:
-        model.train(mode)
         shown.done()
     if n == 0:
         raise DataError("accuracy needs at least one image, but the data has none")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitprune.errors import VitpruneError
+from vitprune.modes import evaluating
 from vitprune.progress import Progress, Silent
 
 
@@ -60,7 +61,9 @@ def latency(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VitpruneError(f"device {device!r} was asked for, but torch sees no CUDA device")
     shown, rows = progress or Silent(), []
-    with _threads(threads) as used, _evaluating(models, device), torch.no_grad():
+    for model in models.values():
+        model.to(device)
+    with _threads(threads) as used, evaluating(*models.values()), torch.no_grad():
         shown.start("timing", len(batch_sizes) * (warmup + repeats))
         for batch in batch_sizes:
             x = example[:1].to(device).expand(batch, *example.shape[1:]).contiguous()
@@ -103,15 +106,3 @@ def _threads(wanted: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _evaluating(models: Mapping[str, nn.Module], device: str) -> Iterator[None]:
-    modes = {name: model.training for name, model in models.items()}
-    for model in models.values():
-        model.to(device).eval()
-    try:
-        yield
-    finally:
-        for name, model in models.items():
-            model.train(modes[name])

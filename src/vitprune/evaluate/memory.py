@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitprune.errors import VitpruneError
+from vitprune.modes import evaluating
 
 MIB = 2**20
 CPU_METHOD = "parameters and buffers, plus the peak of what torch's CPU allocator held during the forward pass"
@@ -39,17 +40,13 @@ def peak_memory(model: nn.Module, example: Tensor, device: str = "cpu") -> PeakM
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VitpruneError(f"device {device!r} was asked for, but torch sees no CUDA device")
-    mode = model.training
-    model.to(device).eval()
+    model.to(device)
     x = example.to(device)
     tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(model)}
     weights = sum(tensors.values())
-    try:
-        with torch.no_grad():
-            model(x)  # what is made once, at the first call, does not count
-            extra, method = (_cuda(model, x), CUDA_METHOD) if x.is_cuda else (_cpu(model, x), CPU_METHOD)
-    finally:
-        model.train(mode)
+    with torch.no_grad(), evaluating(model):
+        model(x)  # what is made once, at the first call, does not count
+        extra, method = (_cuda(model, x), CUDA_METHOD) if x.is_cuda else (_cpu(model, x), CPU_METHOD)
     return PeakMemory((weights + extra) / MIB, weights / MIB, len(x), device, method)
 
 

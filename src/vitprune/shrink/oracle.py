@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vitprune.errors import OracleError
+from vitprune.modes import evaluating
 from vitprune.shrink.keep import Keep
 
 
@@ -201,21 +202,11 @@ def one_image(args: Any, kwargs: Mapping[str, Any], batch: int) -> tuple[tuple[A
 def difference(model: nn.Module, small: nn.Module, keep: Keep, args: Any, kwargs: Mapping[str, Any]) -> float:
     """Largest difference of the outputs for one image, relative to the dense ones' largest value."""
     args, kwargs = one_image(args, kwargs, keep.graph.batch)
-    modes = [(m, m.training) for m in [*model.modules(), *small.modules()]]
-    for root in (model, small):
-        root.train()  # clears the caches that some models fill in eval mode
-        root.eval()
-    try:
-        with torch.no_grad():
-            got = [t.clone() for t in tensors_in(small(*args, **kwargs))]
-            _seen.clear()
-            with masked(model, keep), KeptStatistics():
-                want = [t.clone() for t in tensors_in(model(*args, **kwargs))]
-    finally:
-        for root in (model, small):
-            root.train()
-        for m, mode in modes:
-            m.training = mode
+    with torch.no_grad(), evaluating(model, small):
+        got = [t.clone() for t in tensors_in(small(*args, **kwargs))]
+        _seen.clear()
+        with masked(model, keep), KeptStatistics():
+            want = [t.clone() for t in tensors_in(model(*args, **kwargs))]
     if [t.shape for t in got] != [t.shape for t in want]:
         raise OracleError(f"output shapes differ: {[tuple(t.shape) for t in got]} and {[tuple(t.shape) for t in want]}")
     worst = 0.0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitprune.errors import StoreError
 from vitprune.models.loaded import logits
+from vitprune.modes import evaluating
 
 TOLERANCE = 1e-3  # of the largest absolute output, float32 on another CPU or GPU; seen: below 1e-5
 HALF_TOLERANCE = 5e-2
@@ -31,14 +32,8 @@ def probe_input(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 def answer(model: nn.Module, inputs: Tensor) -> Tensor:
     """The model's logits in eval mode, as float32 on the CPU; mode and weights stay as they are."""
     first = next(model.parameters())
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            return logits(model(inputs.to(first.device, first.dtype))).float().cpu()
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), evaluating(model):
+        return logits(model(inputs.to(first.device, first.dtype))).float().cpu()
 
 
 def save_probe(path: Path, model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from vitprune.errors import ModelError
+from vitprune.modes import evaluating
 from vitprune.trace.marks import Calls, marked
 
 
@@ -42,14 +43,11 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
 
     Raises ModelError if the forward pass fails or cannot be captured (data-dependent control flow).
     """
-    modes = {name: m.training for name, m in model.named_modules()}
-    model.train()  # clears the caches that some models fill in eval mode and would be captured as constants
-    model.eval()
     calls: Calls | None = None
     log = logging.getLogger("torch._subclasses.fake_tensor")  # tells of failures that are caught and told below
     silent, log.disabled = log.disabled, True
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), evaluating(model):
             warnings.simplefilter("ignore")
             with marked(model) as calls:
                 program = torch.export.export(model, args, dict(kwargs or {}), strict=False)
@@ -63,8 +61,6 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         raise failure from error
     finally:
         log.disabled = silent
-        for name, m in model.named_modules():
-            m.training = modes[name]
     signature = program.graph_signature
     parameters = frozenset(signature.inputs_to_parameters.values())
     tensors = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)

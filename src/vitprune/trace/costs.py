@@ -37,6 +37,9 @@ class AxisPolynomials:
         lone = int((line < 0).sum())
         line, coarse = line[line >= 0], tuple(c[line >= 0] for c in coarse)
         own_groups = u.group[s.cls[line]]
+        for g in np.unique(own_groups[own_groups >= 0]).tolist():
+            if len(np.unique(s.cls[line][own_groups == g])) < 2 <= u.groups[g].size:
+                own_groups = np.where(own_groups == g, -1, own_groups)  # all of one unit, that another axis counts
         at, covering = s.covers.of(s.own[line])
         at = np.concatenate([at, *(np.flatnonzero(level >= 0) for level in coarse)])
         covering = np.concatenate([covering, *(s.cls[level[level >= 0]] for level in coarse)])
