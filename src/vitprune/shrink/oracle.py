@@ -40,10 +40,8 @@ def _layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: f
     if len(shape) != 1:
         return F.layer_norm(x, shape, weight, bias, eps)
     kept = _kept(x, weight)
-    if bool(kept.all()):
+    if bool(kept.all()) or not bool(kept.any()):
         return F.layer_norm(x, shape, weight, bias, eps)
-    if not bool(kept.any()):
-        return torch.zeros_like(x)
     mean, var = _moments(x, kept)
     out = (x - mean) * torch.rsqrt(var + eps) * kept
     out = out if weight is None else out * weight
@@ -55,7 +53,7 @@ def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) 
         return F.rms_norm(x, shape, weight, eps)
     kept = _kept(x, weight)
     if not bool(kept.any()):
-        return torch.zeros_like(x)
+        return F.rms_norm(x, shape, weight, eps)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     out = x * torch.rsqrt(((x * kept) ** 2).sum(-1, keepdim=True) / kept.sum() + eps)
     return out if weight is None else out * weight
@@ -66,6 +64,8 @@ def _group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: 
         return F.group_norm(x, groups, weight, bias, eps)
     line = [1, -1] + [1] * (x.ndim - 2)
     kept = _kept(x, weight, 1).view(line)
+    if not bool(kept.any()):
+        return F.group_norm(x, groups, weight, bias, eps)
     dims = tuple(range(1, x.ndim))
     count = kept.sum() * x[0, 0].numel()
     mean = (x * kept).sum(dims, keepdim=True) / count
@@ -81,16 +81,24 @@ def _mean(x: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         return x.mean(**kwargs) if dim is None else x.mean(dim, keepdim, **kwargs)
     kept = _kept(x, None, dims[0])
     key = (dims[0] % x.ndim, tuple(x.shape))
-    if bool(kept.all()):  # the second moment of a hand-written norm: the removed positions are -mean by now
-        kept = _seen.pop(key, kept)
+    if bool(kept.all()) and key in _seen and _is_second_moment(x, key[0], *_seen[key]):
+        kept = _seen.pop(key)[0]
     if bool(kept.all()) or not bool(kept.any()):
         return x.mean(dim, keepdim, **kwargs)
-    _seen[key] = kept
     line = [-1 if d == key[0] else 1 for d in range(x.ndim)]
-    return (x * kept.view(line)).sum(dim, keepdim) / kept.sum()
+    mean = (x * kept.view(line)).sum(dims, keepdim=True) / kept.sum()
+    _seen[key] = (kept, mean)
+    return mean if keepdim else mean.squeeze(key[0])
 
 
-_seen: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}  # kept positions of the mean taken last over such an axis
+def _is_second_moment(x: torch.Tensor, dim: int, kept: torch.Tensor, mean: torch.Tensor) -> bool:
+    """Whether `x` is (y - mean)^2 of a hand-written norm: positions that are zero in y hold mean^2 by now."""
+    gone = x.index_select(dim, torch.nonzero(kept == 0).flatten())
+    return torch.allclose(gone, (mean**2).expand_as(gone), rtol=1e-4, atol=1e-12)
+
+
+# over an axis of such a shape, the kept positions and the mean that was taken last
+_seen: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
 
 
 def _softmax(x: Any, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
