@@ -241,6 +241,7 @@ def onnx_gap(case: Case, model: nn.Module, path: str) -> float:
 
 def counted_macs(case: Case, model: nn.Module) -> int:
     """Multiply-accumulates for one image by torch's own counter (half its FLOPs)."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -248,7 +249,7 @@ def counted_macs(case: Case, model: nn.Module) -> int:
     torch.backends.mha.set_fastpath_enabled(False)  # it hides the attention from the counter
     model.requires_grad_(False)  # the counter's module hooks fail on outputs that are views
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # older ones miss the fused one
             model(*case.example(1))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

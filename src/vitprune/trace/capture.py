@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     log = logging.getLogger("torch._subclasses.fake_tensor")  # tells of failures that are caught and told below
     silent, log.disabled = log.disabled, True
     try:
-        with warnings.catch_warnings(), torch.no_grad(), evaluating(model):
+        with warnings.catch_warnings(), torch.no_grad(), evaluating(model), _attributes_kept(model):
             warnings.simplefilter("ignore")
             with marked(model) as calls:
                 program = torch.export.export(model, args, dict(kwargs or {}), strict=False)
@@ -70,6 +71,19 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     placeholders = {n.name for n in program.graph.nodes if n.op == "placeholder"}
     inputs = frozenset(placeholders - set(tensors) - constants)
     return Captured(tuple(program.graph.nodes), tensors, parameters, inputs, constants, calls, program)
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass stores on its modules: ConViT keeps an index, which would be a fake tensor here."""
+    before = [(vars(module), dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for now, was in before:
+            if now.keys() != was.keys() or any(now[name] is not value for name, value in was.items()):
+                now.clear()
+                now.update(was)
 
 
 def op_name(node: Node) -> str:
