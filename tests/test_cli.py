@@ -40,7 +40,7 @@ def test_pruned_folder_loads_as_the_librarys_own_module(saved):
     assert plan.settings["seed"] == 0
     assert {"vitprune", "torch", "timm"} - set(plan.versions) <= {"vitprune"}  # not installed when run from source
     metrics = json.loads((saved / "metrics.json").read_text())
-    assert [row["name"] for row in metrics["rows"]] == ["dense", "pruned", "fine-tuned"]
+    assert [row["name"] for row in metrics["rows"]] == ["dense", "pruned", "refitted", "fine-tuned"]
     assert len(metrics["history"]["epochs"]) == 2
     assert not saved.with_name("small.work").exists()
     assert (
@@ -62,12 +62,12 @@ def test_prune_prints_asked_and_obtained(command, image_folder):
     forced = command(
         *("prune", TINY, "--data", image_folder, "--target", "params=0.8", "--epochs", "0", "--out", "o"),
         *("--force", "--json", "--quiet", "--method", "random", "--scope", "global", "--kinds", "mlp,heads"),
-        *("--min-heads", "2", "--round-to", "4", "--protect", "*1*mlp"),
+        *("--min-heads", "2", "--round-to", "4", "--protect", "*1*mlp", "--no-refit"),
     )
     assert forced.code == 0, forced.err
     assert forced.err == ""
     assert forced.json["asked"] == {"params": 0.8}
-    assert [r["name"] for r in forced.json["rows"]] == ["dense", "pruned"]
+    assert [r["name"] for r in forced.json["rows"]] == ["dense", "pruned"]  # --no-refit
     plan = vitprune.Plan.from_json(Path("o/plan.json").read_text())
     assert {plan.groups[n].kind for n in plan.pruned()} <= {"mlp", "heads"}
     assert plan.settings["protect"] == ["*1*mlp"]

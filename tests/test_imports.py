@@ -13,7 +13,9 @@ ROOT = Path(vitprune.__file__).parent
 LAYERS = (
     {"arrays", "compose", "errors", "files", "modes", "plan", "planjson", "preprocessing", "progress"},
     {"trace", "models", "data"},
+    {"calibrate"},
     {"score", "allocate", "shrink", "recover", "evaluate", "store", "report"},
+    {"refit"},
     {"pipeline"},
     {"cli"},
 )

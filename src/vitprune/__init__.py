@@ -21,10 +21,11 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Target", "VitpruneError", "allocate", "load", "load_model", "prune", "save", "score"]
-__all__ += ["shrink", "trace"]
+__all__ = ["Plan", "Target", "VitpruneError", "allocate", "load", "load_model", "prune", "refit", "save"]
+__all__ += ["score", "shrink", "trace"]
 _API = "vitprune.pipeline.api"
-_STAGES = ("allocate", "score", "shrink", "trace")  # each is a sub-package, and a function of the public interface
+# each is a sub-package, and a function of the public interface
+_STAGES = ("allocate", "refit", "score", "shrink", "trace")
 _PLACES = {
     "Plan": "vitprune.plan",
     "Target": "vitprune.allocate",

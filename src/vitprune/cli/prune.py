@@ -40,6 +40,12 @@ def prune(
     ratio: Annotated[
         list[str] | None, typer.Option(metavar="KIND=SHARE", help="Fixed share that stays of a kind; may be repeated.")
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit/--no-refit", help="Fit the layers behind removed units again, in closed form.")
+    ] = True,
+    calibration: Annotated[
+        int, typer.Option(min=0, help="Training images, labels unused, for the refit; 0 leaves it out.")
+    ] = 512,
     epochs: o.Epochs = 10,
     lr: o.Lr = 2e-4,
     batch_size: o.BatchSize = 64,
@@ -86,6 +92,8 @@ def prune(
         {kind: value for kind, value in minimum.items() if value is not None},
         tuple(protect or ()),
         o.ratios(ratio or ()),
+        refit and calibration > 0,
+        calibration,
     )
     training = o.train_settings(
         epochs,

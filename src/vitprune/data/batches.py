@@ -46,6 +46,7 @@ class Data:
     test: Batches | None  # never used for a choice
     classes: tuple[str, ...]  # class names, in the order of the indices
     notes: tuple[str, ...] = ()  # what was converted or assumed
+    calibration: Batches | None = None  # some training images as they are, without augmentation, in a fixed order
 
 
 @dataclass(slots=True)

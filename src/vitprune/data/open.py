@@ -42,12 +42,14 @@ def open_data(
     num_classes: int | None = None,
     device: str = "cpu",
     repeat_channels: bool = False,
+    calibration: int = 0,
 ) -> Data:
     """The splits of the data set that `spec` names, converted to what `preprocessing` asks for.
 
     Where a set has no validation images of its own, `val_fraction` of the training images of every class are split
     off, by `seed`. `limit`: at most so many images per split, balanced over the classes. `num_classes`: of the model's
     head; another count is an error. `repeat_channels` lets one-channel image files through to a three-channel model.
+    calibration: so many training images, balanced over the classes, are also given without augmentation.
     In-memory sets (Fashion-MNIST, CIFAR-10) are prepared and augmented on `device`, image files by `workers` processes.
 
     Raises:
@@ -56,7 +58,9 @@ def open_data(
     """
     if batch_size < 1 or workers < 0:
         raise DataError(f"batch size must be at least 1 and workers not negative, but got {batch_size} and {workers}")
-    maker = _Maker(preprocessing, seed, val_fraction, batch_size, workers, augment, limit, num_classes, device)
+    maker = _Maker(
+        preprocessing, seed, val_fraction, batch_size, workers, augment, limit, num_classes, device, calibration
+    )
     kind, _, place = spec.partition(":")
     if kind == "fashion-mnist":
         folder = find_fashion_mnist(place or None)
@@ -94,21 +98,25 @@ class _Maker:
         limit: int | None,
         num_classes: int | None,
         device: str,
+        calibration: int,
     ) -> None:
         self.preprocessing, self.seed, self.val_fraction = preprocessing, seed, val_fraction
         self.batch_size, self.workers, self.augment = batch_size, workers, augment
-        self.limit, self.num_classes, self.device = limit, num_classes, device
+        self.limit, self.num_classes, self.device, self.calibration = limit, num_classes, device, calibration
 
     def in_memory(self, train: Images, test: Images, classes: Sequence[str], spec: str) -> Data:
         """Splits of images that are in memory already."""
         self._check(classes, spec)
         rest, chosen = stratified_split(train.labels.numpy(), self.val_fraction, self.seed)
+        used = self._limited(train.labels.numpy(), rest)
+        some = used[balanced_subset(train.labels.numpy()[used], self.calibration or None, self.seed)]
         return Data(
-            self._cut(train, self._limited(train.labels.numpy(), rest), training=True),
+            self._cut(train, used, training=True),
             self._cut(train, self._limited(train.labels.numpy(), chosen), training=False),
             self._cut(test, balanced_subset(test.labels.numpy(), self.limit, self.seed), training=False),
             tuple(classes),
             self._conversions(train, spec),
+            self._cut(train, some, training=False) if self.calibration else None,
         )
 
     def _cut(self, split: Images, indices: npt.NDArray[np.int64], *, training: bool) -> TensorBatches:
@@ -156,12 +164,15 @@ class _Maker:
         if "val" in stores:
             chosen = np.arange(len(validation.labels))
         test = stores.get("test")
+        used = self._limited(labels, rest)
+        some = used[balanced_subset(labels[used], self.calibration or None, self.seed)]
         return Data(
             self._load(train, rest, training=True),
             self._load(validation, chosen, training=False),
             None if test is None else self._load(test, np.arange(len(test.labels)), training=False),
             tuple(classes),
             notes,
+            self._load(train, some, training=False) if self.calibration else None,
         )
 
     def _load(self, store: Store, indices: npt.NDArray[np.int64], *, training: bool) -> LoaderBatches:

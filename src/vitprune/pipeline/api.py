@@ -18,12 +18,14 @@ from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_bat
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
+from vitprune.refit import Refitted
+from vitprune.refit import refit as fit_again
 from vitprune.score import Scores
 from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "load", "load_model", "prune", "save", "score", "shrink", "trace"]
+__all__ = ["allocate", "load", "load_model", "prune", "refit", "save", "score", "shrink", "trace"]
 
 
 def load_model(
@@ -83,6 +85,26 @@ def shrink(
     return carry_out(model, graph, plan, example=trace_batch(example))
 
 
+def refit(
+    model: nn.Module | LoadedModel, small: nn.Module, graph: Graph, plan: Plan, batches: Iterable[Any]
+) -> tuple[Refitted, ...]:
+    """Fits the layers of `small` behind removed units to the outputs of `model`, in place, in closed form.
+
+    batches: images (B, C, H, W), or (images, labels) pairs whose labels are not looked at; some hundred images do.
+
+    Raises RefitError without images, or when the models take more than images.
+    """
+    dense = model.model if isinstance(model, LoadedModel) else model
+    device = next(small.parameters()).device
+    images = (_images(batch).to(device) for batch in batches)
+    return fit_again(dense, small, graph, plan, images)
+
+
+def _images(batch: Any) -> Tensor:
+    found: Tensor = batch if isinstance(batch, Tensor) else batch[0]
+    return found
+
+
 def prune(
     model: nn.Module,
     example: Tensor | Sequence[Any],
@@ -97,17 +119,20 @@ def prune(
     protect: Iterable[str] = (),
     ratios: Mapping[str, float] | None = None,
     batches: Iterable[Any] | None = None,
+    refits: bool = True,
 ) -> tuple[nn.Module, Plan]:
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
-    `model` stays as it is. The result was compared with the masked dense model on the way.
+    `model` stays as it is. The result was compared with the masked dense model on the way. batches: calibration images,
+    or (images, labels) pairs, for scores that need them and, unless `refits` is False, for `refit`.
 
     Raises TargetError for a target that is malformed or out of reach, ModelError when the model cannot be captured,
     OracleError when the comparison fails.
     """
     args = trace_batch(example)
     graph = tracing.trace(model, args)
-    scores = compute_scores(graph, model, method, seed, batches)
+    data = None if batches is None else list(batches)
+    scores = compute_scores(graph, model, method, seed, data)
     plan = allocate(
         graph,
         scores,
@@ -120,7 +145,10 @@ def prune(
         ratios=ratios,
     )
     plan = replace(plan, method=method, settings={**plan.settings, "seed": seed}, versions=versions())
-    return carry_out(model, graph, plan, example=args), plan
+    small = carry_out(model, graph, plan, example=args)
+    if data is not None and refits:
+        refit(model, small, graph, plan, data)
+    return small, plan
 
 
 def save(

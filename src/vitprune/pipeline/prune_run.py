@@ -24,6 +24,7 @@ from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, fit
+from vitprune.refit import refit
 from vitprune.report import Row
 from vitprune.score import score
 from vitprune.score.registry import lookup
@@ -46,6 +47,8 @@ class PruneSettings:
     minimum: Mapping[str, int] = field(default_factory=dict)
     protect: tuple[str, ...] = ()
     ratios: Mapping[str, float] = field(default_factory=dict)
+    refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
+    calibration: int = 512  # training images, without labels, for scores that need data and for the refit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +57,7 @@ class PruneResult:
 
     folder: Path
     plan: Plan
-    rows: tuple[Row, ...]  # dense, pruned, and fine-tuned where there was training
+    rows: tuple[Row, ...]  # dense, pruned, refitted and fine-tuned where there was that
     history: Mapping[str, Any] | None
 
 
@@ -87,7 +90,14 @@ def run_prune(
     place = resolve_device(device)
     how = training or TrainSettings(seed=seed)
     opened, images = open_both(
-        spec, data, how, device=place, progress=said, new_head=new_head, allow_module=allow_module
+        spec,
+        data,
+        how,
+        device=place,
+        progress=said,
+        new_head=new_head,
+        allow_module=allow_module,
+        calibration=settings.calibration,
     )
     work = WorkFolder.open(
         out,
@@ -152,21 +162,32 @@ class _Run:
         else:
             self.plan = self._decide()
             model = shrink(self.opened.model, self.graph, self.plan, example=(self.example,))
-            save_tensors(self.work.path / "pruned.safetensors", model, {})
-            self.work.finish("pruned-weights", self.plan.to_json())
         for name, got in self.plan.obtained.items():
             wanted = f", asked {self.settings.target}" if name == self.settings.target.metric else ""
             self.progress.line(f"obtained {name}={got['ratio']:.4f}{wanted} ({got['value']:,} of {got['dense']:,})")
         for note in self.plan.settings["notes"]:
             self.progress.line(f"note: {note}")
         model.to(self.device).eval()
-        self._row("pruned", model, self.plan.obtained["macs"]["value"])
+        macs = self.plan.obtained["macs"]["value"]
+        self._row("pruned", model, macs)
+        refits = self.settings.refit and self.data.calibration is not None
+        if done is None:
+            if refits:
+                self._refit(model)
+            save_tensors(self.work.path / "pruned.safetensors", model, {})
+            self.work.finish("pruned-weights", self.plan.to_json())
+        if refits:
+            self._row("refitted", model, macs)
         return model
 
+    def _refit(self, model: nn.Module) -> None:
+        assert self.data.calibration is not None
+        images = (x.to(self.device) for x, _ in self.data.calibration)
+        refit(self.opened.model, model, self.graph, self.plan, images, progress=self.progress)
+
     def _decide(self) -> Plan:
-        # a method that needs data gets the training images
-        scores = score(self.graph, self.opened.model, self.settings.method, self.seed, self.data.train)
-        chosen = self.settings
+        chosen, given = self.settings, self.data.calibration
+        scores = score(self.graph, self.opened.model, chosen.method, self.seed, given)
         plan = allocate(
             self.graph,
             scores,

@@ -49,10 +49,11 @@ def open_both(
     new_head: bool = False,
     weights: bool = True,
     allow_module: str | None = None,
+    calibration: int = 0,
 ) -> tuple[Opened, Data]:
     """The model on `device`, and data with its preprocessing, whose class count is that of its head.
 
-    new_head: give the model a head for the classes of the data.
+    new_head: give the model a head for the classes of the data. calibration: see `open_data`.
 
     Raises ModelError, DataError or StoreError when one cannot be had or they do not fit.
     """
@@ -69,6 +70,7 @@ def open_both(
         limit=wanted.limit,
         device=device,
         repeat_channels=wanted.repeat_channels,
+        calibration=calibration,
     )
     classes = len(data.classes)
     if classes != opened.loaded.num_classes:

@@ -11,7 +11,7 @@ from typing import Any
 class Row:
     """What was measured of a model at one stage; None: not measured."""
 
-    name: str  # "dense", "pruned", "fine-tuned"
+    name: str  # "dense", "pruned", "refitted", "fine-tuned"
     params: int
     macs: int  # multiply-accumulates per image (FLOPs = 2 x MACs)
     top1: float | None = None  # share in 0..1

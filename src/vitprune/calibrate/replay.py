@@ -1,0 +1,64 @@
+"""A captured forward pass, run a stretch at a time on the module's present weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Interpreter, Node
+
+from vitprune.trace.capture import Captured, capture
+
+Env = dict[str, Any]  # node name -> its value, of those that are still needed
+
+
+class Replay:
+    """Runs the operators of one model for batches of one size.
+
+    The module's parameters are read when they are needed, so a change of weights is felt by all later operators.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        self.captured: Captured = capture(model, (images,))
+        program = self.captured.program
+        self.runner = Interpreter(program.graph_module)
+        self.nodes: list[Node] = list(program.graph_module.graph.nodes)
+        self.at = {node.name: i for i, node in enumerate(self.nodes)}
+        self.model = model
+        targets = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+        self.constants = {name: program.constants[targets[name]] for name in self.captured.constants}
+        last: dict[str, int] = {}
+        for i, node in enumerate(self.nodes):
+            for used in node.all_input_nodes:
+                last[used.name] = i
+        self.dies: dict[int, list[str]] = {}
+        for name, i in last.items():
+            self.dies.setdefault(i, []).append(name)
+        self.weights = frozenset(self.captured.tensors) | frozenset(self.constants)
+
+    def start(self, images: Tensor) -> Env:
+        """The values before the first operator."""
+        (name,) = self.captured.inputs
+        return {name: images}
+
+    def advance(self, env: Env, begin: int, end: int) -> None:
+        """Run the operators `begin` <= i < `end` on `env`, in place; values that no later one needs are dropped."""
+        tensors: dict[str, Tensor] = {**dict(self.model.named_parameters(remove_duplicate=False))}
+        tensors |= dict(self.model.named_buffers(remove_duplicate=False))
+        for i in range(begin, end):
+            node = self.nodes[i]
+            if node.op == "call_function":
+                args, kwargs = torch.fx.node.map_arg(
+                    (node.args, dict(node.kwargs)), lambda n: self._value(n, env, tensors)
+                )
+                env[node.name] = self.runner.call_function(node.target, args, kwargs)
+            for name in self.dies.get(i, ()):
+                env.pop(name, None)
+
+    def _value(self, node: Node, env: Env, tensors: dict[str, Tensor]) -> Any:
+        if node.name in env:
+            return env[node.name]
+        if node.name in self.captured.tensors:
+            return tensors[self.captured.tensors[node.name]].detach()
+        return self.constants[node.name]

@@ -1,0 +1,161 @@
+"""Every linear layer that lost inputs, fitted to the dense model's outputs, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitprune.calibrate import Replay, Site, sites
+from vitprune.errors import ModelError, VitpruneError
+from vitprune.modes import evaluating
+from vitprune.plan import Plan
+from vitprune.progress import Progress, Silent
+from vitprune.refit.normal import Moments
+from vitprune.refit.spool import LIMIT, Spool
+from vitprune.shrink.keep import Keep, keep_from
+from vitprune.trace.graph import Graph
+
+
+class RefitError(VitpruneError):
+    """A refit that cannot be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """One layer: mean squared difference to the dense layer's output per position, before and after."""
+
+    weight: str
+    before: float
+    after: float
+    samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Pair:
+    """Dense and small model for one batch size, and how far they ran."""
+
+    dense: Replay
+    small: Replay
+    dense_at: int = 0
+    small_at: int = 0
+
+
+def refit(
+    model: nn.Module,
+    small: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    batches: Iterable[Tensor],
+    *,
+    progress: Progress | None = None,
+    memory: int = LIMIT,
+) -> tuple[Refitted, ...]:
+    """Change the weights and biases of `small` in place so that its layers give what those of `model` give.
+
+    A layer is a linear operator (or a pointwise convolution) whose weight lost inputs under `plan`. They are taken in
+    the order in which they run; each is regressed, by least squares in float64, on the inputs that the small model
+    really gives it by then, its target being the dense layer's output on the same images. The old weights are the
+    anchor (see `Moments.solve`). No labels are needed and nothing is trained.
+
+    model, graph, plan: as they were given to `shrink`. batches: images (B, C, H, W) on the model's device; they are
+    run once, `memory` bytes of intermediate results are held, the rest lies in a temporary folder.
+
+    Source: OSSCAR (Meng et al., arXiv 2403.12983), section 3, with covariance shrinkage; CORP gives the same from the
+    dense inputs alone.
+
+    Raises RefitError without images, and when the models cannot be captured at the batch's size.
+    """
+    said = progress or Silent()
+    keep = keep_from(graph, plan)
+    pairs: dict[int, _Pair] = {}
+    sizes: list[int] = []
+    with torch.no_grad(), evaluating(model, small), Spool(memory) as spool:
+        for number, images in enumerate(batches):
+            size = len(images)
+            images = _at_least_two(images)
+            if size not in pairs:
+                pairs[size] = _pair(model, small, images)
+            spool.put(number, (pairs[size].dense.start(images), pairs[size].small.start(images)))
+            sizes.append(size)
+        if not sizes:
+            raise RefitError("refit needs at least one batch of images, but got none")
+        todo = _layers(keep, pairs)
+        said.start("refitting", len(todo))
+        found = []
+        for target, site in todo:
+            found.append(_layer(small, keep, pairs, sizes, spool, target, site))
+            said.advance()
+        said.done(f"{len(found)} layers refitted on {sum(sizes)} images")
+    return tuple(found)
+
+
+def _pair(model: nn.Module, small: nn.Module, images: Tensor) -> _Pair:
+    try:
+        return _Pair(Replay(model, images), Replay(small, images))
+    except ModelError as error:
+        raise RefitError(f"the models cannot be run operator by operator ({error}); leave refit out") from error
+
+
+def _at_least_two(images: Tensor) -> Tensor:
+    """A single image twice: a batch of 1 cannot be told from broadcasting."""
+    return torch.cat([images, images]) if len(images) == 1 else images
+
+
+def _layers(keep: Keep, pairs: dict[int, _Pair]) -> list[tuple[Site, Site]]:
+    """(dense, small) operators of every weight that lost inputs and is read once, in the small model's order."""
+    pair = next(iter(pairs.values()))
+    before, after = sites(pair.dense.captured), sites(pair.small.captured)
+    both = [
+        (before[name][0], found[0])
+        for name, found in after.items()
+        if len(found) == 1 and len(before.get(name, ())) == 1 and _inputs_cut(keep, name)
+    ]
+    return sorted(both, key=lambda two: pair.small.at[two[1].node])
+
+
+def _inputs_cut(keep: Keep, weight: str) -> bool:
+    cut = keep.tensor(weight)
+    return len(cut) > 1 and cut[1] is not None
+
+
+def _layer(
+    small: nn.Module,
+    keep: Keep,
+    pairs: dict[int, _Pair],
+    sizes: list[int],
+    spool: Spool,
+    target: Site,
+    site: Site,
+) -> Refitted:
+    weight = small.get_parameter(site.weight)
+    bias = None if site.bias is None else small.get_parameter(site.bias)
+    rows = keep.tensor(site.weight)[0]
+    outputs = None if rows is None else torch.as_tensor(rows, device=weight.device)
+    moments = Moments(weight.shape[1], weight.shape[0], weight.device)
+    for number, size in enumerate(sizes):
+        pair = pairs[size]
+        dense, mine = spool.take(number)
+        pair.dense.advance(dense, pair.dense_at, pair.dense.at[target.node] + 1)
+        pair.small.advance(mine, pair.small_at, pair.small.at[site.node])
+        wanted = dense[target.node].movedim(target.channel_dim, -1)
+        wanted = wanted if outputs is None else wanted.index_select(-1, outputs)
+        reads = pair.small.nodes[pair.small.at[site.node]].args[0]
+        x = mine[getattr(reads, "name", "")].movedim(site.channel_dim, -1)
+        got = torch.nn.functional.linear(x, weight.flatten(1), bias)
+        moments.add(x.flatten(0, -2), (wanted - got).flatten(0, -2))
+        spool.put(number, (dense, mine))
+    for pair in pairs.values():
+        pair.dense_at, pair.small_at = pair.dense.at[target.node] + 1, pair.small.at[site.node]
+    change, shift, before, after = moments.solve(bias is not None)
+    weight.add_(change.view_as(weight).to(weight.dtype))
+    if bias is not None:
+        bias.add_(shift.to(bias.dtype))
+    return Refitted(site.weight, before, after, moments.count)

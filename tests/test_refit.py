@@ -1,0 +1,178 @@
+"""Replay, least squares and the refit of shrunk models, against independent computations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vitprune
+from matrix import half_plan, output, relative
+from vitprune.calibrate import Replay, sites
+from vitprune.plan import GroupPlan, Plan, identity
+from vitprune.refit import RefitError, refit
+from vitprune.refit.normal import Moments
+from vitprune.refit.spool import Spool
+from vitprune.shrink import shrink
+from vitprune.trace import trace
+from zoo import CASES
+
+MODELS = ["timm/vit_tiny/fused", "hf/vit/eager", "timm/swin_tiny/fused", "torchvision/vit_b_16", "timm/mobilevit/fused"]
+
+
+def images(case: str, count: int, seed: int) -> Tensor:
+    (like,) = CASES[case].example(2)
+    return torch.randn(count, *like.shape[1:], generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_replay_in_two_stretches_gives_the_models_output(name: str) -> None:
+    case = CASES[name]
+    model, x = case.model(), images(name, 3, 0)
+    replay = Replay(model, x)
+    env = replay.start(x)
+    half = len(replay.nodes) // 2
+    replay.advance(env, 0, half)
+    held = {key: value for key, value in env.items() if key in replay.at}
+    assert 0 < len(held) < 20, "what is no longer needed must go"
+    replay.advance(env, half, len(replay.nodes) - 1)
+    (result,) = (n.name for n in replay.nodes[-1].all_input_nodes[-1:])
+    with torch.no_grad():
+        torch.testing.assert_close(env[result], case.out(model(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_sites_are_the_linear_layers() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    captured = Replay(case.model(), images(case.name, 2, 0)).captured
+    found = sites(captured)
+    names = {n for n, m in case.model().named_modules() if isinstance(m, nn.Linear)}
+    assert {w.removesuffix(".weight") for w in found} == names
+    (site,) = found["blocks.0.mlp.fc2.weight"]
+    assert (site.bias, site.channels_first) == ("blocks.0.mlp.fc2.bias", False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_moments_solve_the_shrunk_normal_equations(bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 6, generator=generator, dtype=torch.float64) @ torch.randn(6, 6, generator=generator).double()
+    r = x @ torch.randn(6, 3, generator=generator).double() + 0.7 + 0.1 * torch.randn(400, 3, generator=generator)
+    moments = Moments(6, 3, torch.device("cpu"))
+    for part in range(4):
+        moments.add(x[100 * part : 100 * part + 100], r[100 * part : 100 * part + 100])
+    change, shift, before, after = moments.solve(bias)
+    cx, cr = (x - x.mean(0), r - r.mean(0)) if bias else (x, r)
+    s, p, n = cx.T @ cx / 400, 6, 400
+    square, trace_ = float((s @ s).trace()), float(s.trace())
+    rho = ((1 - 2 / p) * square + trace_**2) / ((n + 1 - 2 / p) * (square - trace_**2 / p))
+    assert 0 < rho < 0.2
+    shrunk = (1 - rho) * s + rho * trace_ / p * torch.eye(p, dtype=torch.float64)
+    want = torch.linalg.solve(shrunk, cx.T @ cr / 400).T
+    torch.testing.assert_close(change, want)
+    torch.testing.assert_close(shift, r.mean(0) - want @ x.mean(0) if bias else torch.zeros(3, dtype=torch.float64))
+    assert before == pytest.approx(float(r.square().sum(1).mean()))
+    assert after == pytest.approx(float((r - x @ change.T - shift).square().sum(1).mean()))
+    exact = torch.linalg.lstsq(torch.cat([x, torch.ones(400, 1)], 1) if bias else x, r).solution
+    best = float((r - (torch.cat([x, torch.ones(400, 1)], 1) if bias else x) @ exact).square().sum(1).mean())
+    assert best <= after < 0.2 * before
+
+
+def test_moments_of_inputs_that_never_vary_change_the_bias_only() -> None:
+    moments = Moments(3, 2, torch.device("cpu"))
+    moments.add(torch.ones(50, 3), torch.tensor([[1.0, -2.0]]).expand(50, 2))
+    change, shift, before, after = moments.solve(True)
+    assert float(change.abs().max()) < 1e-6
+    torch.testing.assert_close(shift, torch.tensor([1.0, -2.0], dtype=torch.float64))
+    assert (before, after) == (pytest.approx(5.0), pytest.approx(0.0, abs=1e-9))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_refit_brings_every_family_nearer_to_the_dense_model(name: str) -> None:
+    case = CASES[name]
+    model = case.model()
+    graph = trace(model, case.example(2))
+    plan = half_plan(graph, ["mlp", "v"])
+    small = shrink(model, graph, plan, example=case.example(2))
+    fresh = images(name, 16, 9)
+    with torch.no_grad():
+        want, before = case.out(model(fresh)), case.out(small(fresh))
+    found = refit(model, small, graph, plan, [images(name, 16, s) for s in range(4)])
+    with torch.no_grad():
+        after = case.out(small(fresh))
+        assert torch.equal(case.out(model(fresh)), want), "the dense model must stay as it is"
+    assert found and all(layer.after < layer.before for layer in found)
+    assert (after - want).norm() < 0.8 * (before - want).norm()
+    assert not any(p.grad is not None for p in small.parameters())
+
+
+def test_redundant_units_are_made_up_for_entirely() -> None:
+    """Two hidden units that always give the same: with one of them gone, its twin does the work of both."""
+    case = CASES["timm/vit_tiny/fused"]
+    model = case.model()
+    mlp = model.blocks[0].mlp
+    with torch.no_grad():
+        mlp.fc1.weight[5], mlp.fc1.bias[5] = mlp.fc1.weight[2], mlp.fc1.bias[2]
+        mlp.fc2.weight[:, 5] *= 20
+    graph = trace(model, case.example(2))
+    group = graph["blocks.0.mlp:mlp"]
+    plan = Plan({group.name: GroupPlan("mlp", group.size, 1, (tuple(i for i in range(group.size) if i != 5),))})
+    small = shrink(model, graph, plan, example=case.example(2))
+    before = relative(output(case, small, 5), output(case, model, 5))
+    (layer,) = refit(model, small, graph, plan, [images(case.name, 64, s) for s in range(3)])
+    assert layer.weight == "blocks.0.mlp.fc2.weight"
+    assert layer.samples == 3 * 64 * 17
+    assert before > 0.1
+    assert relative(output(case, small, 5), output(case, model, 5)) < 0.05 * before
+    assert layer.after < 1e-3 * layer.before
+
+
+def test_nothing_is_refitted_where_nothing_went() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    model = case.model()
+    graph = trace(model, case.example(2))
+    same = shrink(model, graph, identity(graph), example=case.example(2))
+    assert refit(model, same, graph, identity(graph), [images(case.name, 4, 0)]) == ()
+    assert relative(output(case, same, 2), output(case, model, 2)) == 0
+    with pytest.raises(RefitError, match="at least one batch of images"):
+        refit(model, same, graph, identity(graph), [])
+
+
+def test_disk_and_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["timm/swin_tiny/fused"]
+    model = case.model()
+    graph = trace(model, case.example(2))
+    plan = half_plan(graph, ["mlp", "heads"])
+    batches = [images(case.name, n, n) for n in (8, 8, 3, 1)]
+    results = []
+    for memory in (2**30, 0):
+        small = shrink(model, graph, plan, example=case.example(2))
+        results.append((refit(model, small, graph, plan, batches, memory=memory), small.state_dict()))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(v, results[1][1][k]) for k, v in results[0][1].items())
+
+
+def test_a_spool_beyond_its_limit_uses_a_folder_and_cleans_it() -> None:
+    with Spool(100) as spool:
+        spool.put(0, {"a": torch.ones(10), "b": (torch.zeros(2, 3).T, 7)})
+        spool.put(1, {"a": torch.arange(20)})
+        assert spool.folder is not None
+        found = spool.take(1)
+        assert torch.equal(found["a"], torch.arange(20))
+        first = spool.take(0)
+        assert first["b"][1] == 7 and first["b"][0].shape == (3, 2)
+        folder = spool.folder.name
+    assert not Path(folder).exists()
+
+
+def test_prune_refits_where_it_is_given_images() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    model, x = case.model(), images(case.name, 48, 1)
+    pairs = [(x[:24], torch.zeros(24)), (x[24:], torch.zeros(24))]
+    plain, plan = vitprune.prune(model, *case.example(2), batches=pairs, refits=False)
+    fitted, same = vitprune.prune(model, *case.example(2), batches=pairs)
+    assert plan.groups == same.groups
+    fresh = images(case.name, 16, 7)
+    with torch.no_grad():
+        want = model(fresh)
+        assert (fitted(fresh) - want).norm() < 0.8 * (plain(fresh) - want).norm()
