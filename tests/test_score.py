@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from toys import DIM, HEAD_DIM, HEADS, HIDDEN, Toy, toy_graph
+from toys import DIM, HEAD_DIM, HEADS, HIDDEN, PATCH, TOKENS, Toy, toy_graph
 from vitprune.score import METHODS, Method, ScoreInfo, register, score
 from vitprune.score.conformance import check_method
 from vitprune.score.types import ScoreError
 from vitprune.trace.graph import Group
 
 
+def tokens(seed: int = 0) -> list[torch.Tensor]:
+    """Three batches for the toy, of two sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, TOKENS, PATCH, generator=generator) for n in (4, 4, 1)]
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_method_conforms(name):
-    check_method(METHODS[name], toy_graph(), Toy())
+    check_method(METHODS[name], toy_graph(), Toy(), batches=tokens())
     assert METHODS[name].info.name == name
 
 
@@ -114,3 +120,101 @@ def test_conformance_finds_a_faulty_method(fault):
 
     with pytest.raises(AssertionError, match={"shape": "shape", "seed": "same seed", "touch": "changed embed"}[fault]):
         check_method(Method(ScoreInfo("faulty", "x", ""), compute), toy_graph(), Toy())
+
+
+def activations(model, path, batches, *, outputs=False):
+    """What a linear layer reads (or gives), (samples, channels) float64."""
+    seen = []
+    layer = model.get_submodule(path)
+    handle = layer.register_forward_hook(lambda _, args, out: seen.append(out if outputs else args[0]))
+    with torch.no_grad():
+        for batch in batches:
+            model.eval()(torch.cat([batch, batch]) if len(batch) == 1 else batch)
+    handle.remove()
+    return torch.cat([x.flatten(0, -2) for x in seen]).double()
+
+
+@pytest.mark.parametrize(("name", "central"), [("energy", False), ("variance", True)])
+def test_activation_scores_are_what_a_unit_adds_to_its_readers(name, central):
+    model, graph = Toy(), toy_graph()
+    got = score(graph, model, name, batches=tokens())
+
+    def moment(x):
+        return (x - x.mean(0) * central).square()
+
+    x = activations(model, "blocks.1.fc2", tokens())
+    added = x[:, 7, None] * model.blocks[1].fc2.weight[:, 7].detach().double()  # (samples, outputs)
+    assert got["blocks.1.fc1:mlp"][0, 7] == pytest.approx(float(moment(added).sum(1).mean()), rel=1e-6)
+    x = activations(model, "blocks.0.proj", tokens())
+    columns = slice(2 * HEAD_DIM, 3 * HEAD_DIM)
+    weight = model.blocks[0].proj.weight.detach().double()
+    each = moment(x)[:, columns].mean(0) * weight[:, columns].square().sum(0)
+    assert got["blocks.0.attn:v"][2] == pytest.approx(each.numpy(), rel=1e-6)
+    assert got["blocks.0.attn:heads"][0, 2] == pytest.approx(float(each.sum()), rel=1e-6)
+    y = activations(model, "blocks.0.qkv", tokens(), outputs=True)
+    q, k = 3 * HEAD_DIM + 5, HEADS * HEAD_DIM + 3 * HEAD_DIM + 5  # head 3, dim 5
+    want = float(moment(y)[:, q].mean() * moment(y)[:, k].mean())
+    assert got["blocks.0.attn:qk"][3, 5] == pytest.approx(want, rel=1e-6)
+    total = 0.0
+    for path in ("blocks.0.qkv", "blocks.0.fc1", "blocks.1.qkv", "blocks.1.fc1", "head"):
+        columns_of = model.get_submodule(path).weight.detach().double().square().sum(0)
+        x = activations(model, path, tokens())
+        total += float(moment(x)[:, 4].mean() * columns_of[4])
+    assert got["residual"][0, 4] == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["energy", "variance"])
+def test_activation_scores_do_not_see_how_a_linear_pair_is_scaled(name):
+    model, graph = Toy(), toy_graph()
+    before = score(graph, model, name, batches=tokens())
+    row, column = 2 * HEADS * HEAD_DIM + 9, 9  # the values' dim 9 of head 0, and where proj reads it
+    with torch.no_grad():
+        model.blocks[0].qkv.weight[row] *= 8
+        model.blocks[0].qkv.bias[row] *= 8
+        model.blocks[0].proj.weight[:, column] /= 8
+    after = score(graph, model, name, batches=tokens())
+    for group in graph.groups:
+        if group.kind != "residual":  # of which the values' row reads eight times as much now
+            assert after[group.name] == pytest.approx(before[group.name], rel=1e-4), group.name
+
+
+@pytest.mark.parametrize("name", ["energy", "variance", "magnitude-l2", "magnitude-l1"])
+def test_scores_follow_their_units(name):
+    model, graph = Toy(), toy_graph()
+    before = score(graph, model, name, batches=tokens())["blocks.0.fc1:mlp"]
+    order = torch.randperm(HIDDEN, generator=torch.Generator().manual_seed(1))
+    block = model.blocks[0]
+    with torch.no_grad():
+        block.fc1.weight.copy_(block.fc1.weight[order])
+        block.fc1.bias.copy_(block.fc1.bias[order])
+        block.fc2.weight.copy_(block.fc2.weight[:, order])
+    after = score(graph, model, name, batches=tokens())["blocks.0.fc1:mlp"]
+    assert after == pytest.approx(before[:, order.numpy()], rel=1e-5)
+
+
+def test_a_unit_that_never_varies_has_energy_but_no_variance():
+    model, graph = Toy(), toy_graph()
+    with torch.no_grad():
+        model.blocks[0].fc1.weight[3] = 0
+        model.blocks[0].fc1.bias[3] = 2.0
+    energy, variance = (score(graph, model, n, batches=tokens())["blocks.0.fc1:mlp"][0] for n in ("energy", "variance"))
+    assert variance[3] < 1e-9 * variance.max()
+    assert energy[3] > np.median(energy)
+
+
+def test_branches_score_what_their_last_layer_gives():
+    graph, model = toy_graph(), Toy()
+    branch = Group("blocks.0:block", "block", 1, 1, None, (), "blocks.0", 0, modules=("blocks.0.fc1", "blocks.0.fc2"))
+    dead = Group("blocks.1:block", "block", 1, 1, None, (), "blocks.1", 0, modules=("blocks.1.norm2",))
+    graph = dataclasses.replace(graph, groups=(*graph.groups, branch, dead), _by_name={})
+    got = score(graph, model, "energy", batches=tokens())
+    want = activations(model, "blocks.0.fc2", tokens(), outputs=True).square().mean(0).sum()
+    assert got["blocks.0:block"][0, 0] == pytest.approx(float(want), rel=1e-6)
+    assert got["blocks.1:block"][0, 0] == got["blocks.0:block"][0, 0], "what is not known is not taken first"
+
+
+def test_activation_scores_need_images():
+    with pytest.raises(ScoreError, match="needs calibration batches"):
+        score(toy_graph(), Toy(), "variance")
+    with pytest.raises(ScoreError, match="got no batch"):
+        score(toy_graph(), Toy(), "variance", batches=[])
