@@ -58,7 +58,7 @@ def test_shipped_model_on_shipped_sample() -> None:
     data = open_data("fashion-mnist-sample", loaded.preprocessing, num_classes=loaded.num_classes)
     assert data.test is not None
     result = accuracy(loaded.model, data.test)
-    assert result.n == 1000 and result.top1 >= 0.91
+    assert result.n == 1000 and result.top1 >= 0.92
 
 
 class Recorder(nn.Module):
