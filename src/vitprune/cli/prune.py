@@ -21,7 +21,7 @@ def prune(
         typer.Option(metavar="METRIC=VALUE", help="macs=0.5, params=0.4 (shares), macs=4.6G, params=12M (absolute)."),
     ] = "macs=0.5",
     method: Annotated[
-        str, typer.Option(help="magnitude-l2, magnitude-l1, variance, energy or random.")
+        str, typer.Option(help="magnitude-l2, magnitude-l1, lamp, taylor, fisher, variance, energy, random.")
     ] = "magnitude-l2",
     scope: Annotated[
         str,

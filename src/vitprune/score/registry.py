@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vitprune.score import energy, magnitude_l1, magnitude_l2, random, variance
+from vitprune.score import energy, fisher, lamp, magnitude_l1, magnitude_l2, random, taylor, variance
 from vitprune.score.types import Method, ScoreError, ScoreInfo, ScoreInputs, Scores
 from vitprune.trace.graph import Graph
 
@@ -19,6 +19,9 @@ METHODS: dict[str, Method] = {
     "magnitude-l2": magnitude_l2.METHOD,
     "magnitude-l1": magnitude_l1.METHOD,
     "random": random.METHOD,
+    "lamp": lamp.METHOD,
+    "taylor": taylor.METHOD,
+    "fisher": fisher.METHOD,
     "energy": energy.METHOD,
     "variance": variance.METHOD,
 }
