@@ -1,6 +1,6 @@
 """Every model of the test matrix, pruned and checked: writes docs/models.md.
 
-    python benchmarks/model_matrix.py                             # all models, hours on two cores; may be interrupted
+    python benchmarks/model_matrix.py                             # all models, 25 minutes; may be interrupted
     python benchmarks/model_matrix.py --filter swin,hf/dinov2     # some
     python benchmarks/model_matrix.py --page                      # the page from the rows that are there
 
@@ -59,8 +59,11 @@ def attempt(check: Callable[[], Any]) -> Any:
     try:
         return check()
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return {"error": f"{type(error).__name__}: {lines[0][:300]}"}
+        cause = error  # the first error of a chain says most
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = str(cause).strip().splitlines() or [""]
+        return {"error": f"{type(cause).__name__}: {lines[0][:300]}"}
 
 
 def alone(ready: Any, kind: str | None) -> dict[str, Any]:
@@ -120,8 +123,20 @@ def citizen(ready: Any, onnx: bool) -> dict[str, Any]:
             "macs": attempt(macs) if m.one_batch(case) else None,
             "compile": attempt(compiled),
             "export": attempt(export),
-            "onnx": attempt(lambda: m.onnx_gap(case, small, f"{folder}/small.onnx")) if onnx else None,
+            "onnx": onnx_of(case, small, ready.model, folder) if onnx else None,
         }
+
+
+def onnx_of(case: Any, small: Any, dense: Any, folder: str) -> Any:
+    """The gap of the shrunk model's ONNX file; {"dense too": why} where the exporter fails on the dense one as well."""
+    import matrix as m
+
+    found = attempt(lambda: m.onnx_gap(case, small, f"{folder}/small.onnx"))
+    if isinstance(found, dict):
+        before = attempt(lambda: m.onnx_gap(case, dense, f"{folder}/dense.onnx"))
+        if isinstance(before, dict):
+            return {"dense too": before["error"]}
+    return found
 
 
 def row(case: Any, onnx: bool) -> dict[str, Any]:

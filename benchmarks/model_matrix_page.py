@@ -32,7 +32,7 @@ cut, or refused with a reason.
 | copy | `copy.deepcopy` gives equal outputs and shares nothing; state-dict keys and module classes are unchanged |
 | compile | `torch.compile(fullgraph=True)`, backend `aot_eager` |
 | export | `torch.export`; `ok`: with a free batch size, `fixed`: with a fixed one only |
-| ONNX | `torch.onnx.export` and onnxruntime give the same values; `.`: not run (second way of attention) |
+| ONNX | onnxruntime gives the same; `not dense`: the exporter fails on the dense model too; `.`: not run (second way) |
 | MACs | the cost polynomial equals `FlopCounterMode` to the last MAC, dense and shrunk; `.`: images and texts |
 """
 
@@ -46,6 +46,8 @@ def verdict(value: Any) -> str:
     """ok, or what went wrong."""
     if value is None:
         return "."
+    if isinstance(value, dict) and "dense too" in value:
+        return "not dense"
     if isinstance(value, dict) and "error" in value:
         return "error"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -152,6 +154,8 @@ def limits(row: Row) -> list[str]:
         value = row.get(title)
         if isinstance(value, dict) and "error" in value:
             items.append(f"**{title}** fails: {value['error']}")
+        elif isinstance(value, dict) and "dense too" in value:
+            items.append(f"{title}: the dense model cannot be exported either: {value['dense too']}")
         elif value and isinstance(value, (str, list)):
             items.append(f"**{title}** fails: {value}")
     export = row.get("export") or {}

@@ -44,7 +44,9 @@ def first_order(inputs: ScoreInputs, *, one_by_one: bool) -> Iterator[dict[str, 
                 with torch.enable_grad():
                     loss = F.cross_entropy(logits(inputs.model(images.to(device))).float(), labels.to(device))
                     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-                terms = {n: None if g is None else g * named[n].detach() for n, g in zip(named, grads, strict=True)}
+                terms: dict[str, Tensor | None] = {}
+                for (name, p), grad in zip(named.items(), grads, strict=True):
+                    terms[name] = None if grad is None else grad * p.detach()
                 yield {g.name: _term(g, terms, known) for g in inputs.graph.groups}
     finally:
         for p in frozen:

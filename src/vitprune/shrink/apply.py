@@ -167,7 +167,8 @@ def _rewrite(
             at = next((p for p in reversed(error.modules) if p not in done and p in dense), None)
             if at is not None and at not in affected and at not in exposed:
                 # it has nothing to get wrong: a module that ran before must have handed on a wrong shape
-                at = next((p for p in dense if p in affected and p not in done), at)
+                calls = keep.graph.detail.captured.calls
+                at = next((p for p in dense if p in affected and p not in done and calls.of(p)), at)
             if at is None:
                 if not _narrow(small, patched, tried):
                     if "" in done:

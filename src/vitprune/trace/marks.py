@@ -121,13 +121,16 @@ def marked(model: nn.Module) -> Iterator[Calls]:
 
 
 def _holds_literals(module: nn.Module) -> bool:
-    """A module with children, or a leaf that keeps whole numbers above 1 or a rate between 0 and 1.
+    """A module with children, or a leaf that keeps whole numbers above 1 (a shape, say) or a rate between 0 and 1.
 
     Anything else has no size to go stale, and no behaviour in training that a trace in eval mode does not show.
     """
     if any(True for _ in module.children()):
         return True
-    values = [v for k, v in vars(module).items() if not k.startswith("_") and not isinstance(v, bool)]
+    values: list[Any] = []
+    for name, value in vars(module).items():
+        if not name.startswith("_") and not isinstance(value, bool) and name != "normalized_shape":
+            values += value if isinstance(value, (tuple, list)) else [value]
     return any((isinstance(v, int) and v > 1) or (isinstance(v, float) and 0 < v < 1) for v in values)
 
 
