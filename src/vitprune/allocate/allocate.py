@@ -25,6 +25,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 # width, as one channel of it changes every layer at once; whole blocks, as their scores do not compare with those of
 # units. Half of a model's MACs can be reached without any of them.
 DEFAULT_KINDS = ("mlp", "qk", "v")
+DEFAULT_SCOPE: Scope = "local"
 
 
 def allocate(
@@ -32,7 +33,7 @@ def allocate(
     scores: Scores,
     target: Target | str | None,
     *,
-    scope: Scope = "isomorphic",
+    scope: Scope = DEFAULT_SCOPE,
     kinds: Iterable[str] = DEFAULT_KINDS,
     round_to: int = 8,
     minimum: Minimum = None,

@@ -28,7 +28,7 @@ def prune(
         typer.Option(
             help="isomorphic: units compete within their kind; global: one threshold; local: the same share everywhere."
         ),
-    ] = "isomorphic",
+    ] = "local",
     kinds: Annotated[str, typer.Option(help="Of: mlp, heads, qk, v, residual, block.")] = "mlp,qk,v",
     round_to: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 8,
     min_heads: Minimum = None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitprune import models, store
 from vitprune import trace as tracing
-from vitprune.allocate import DEFAULT_KINDS, Scope, Target, allocate
+from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, Target, allocate
 from vitprune.errors import ModelError, StoreError
 from vitprune.models import LoadedModel
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
@@ -112,7 +112,7 @@ def prune(
     *,
     method: str = "magnitude-l2",
     seed: int = 0,
-    scope: Scope = "isomorphic",
+    scope: Scope = DEFAULT_SCOPE,
     kinds: Iterable[str] = DEFAULT_KINDS,
     round_to: int = 8,
     minimum: int | Mapping[str, int] | None = None,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from vitprune import models, store
-from vitprune.allocate import DEFAULT_KINDS, Scope, allocate
+from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, allocate
 from vitprune.allocate.allocate import obtained
 from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
@@ -41,7 +41,7 @@ class PruneSettings:
 
     target: Target
     method: str = "magnitude-l2"
-    scope: Scope = "isomorphic"
+    scope: Scope = DEFAULT_SCOPE
     kinds: tuple[str, ...] = DEFAULT_KINDS
     round_to: int = 8
     minimum: Mapping[str, int] = field(default_factory=dict)
