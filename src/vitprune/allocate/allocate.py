@@ -23,7 +23,10 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 # Left out by default, and asked for by naming them: heads, as taking a share of the heads and the same share of each
 # head's dims takes attention down twice, and with 3 to 12 heads to rank some blocks are left with one; the residual
 # width, as one channel of it changes every layer at once; whole blocks, as their scores do not compare with those of
-# units. Half of a model's MACs can be reached without any of them.
+# units. Half of a model's MACs can be reached without any of them. The scope: weights of unlike layers do not compare,
+# and one ranking over many layers takes some of them down to almost nothing. At half of the MACs of the shipped ViT,
+# refitted, mlp+qk+v by "local" gave 92.7 % on validation images (dense 93.2), by "isomorphic" 89.6; "local" with heads
+# 86.3, with the residual width 92.2, mlp alone 88.3 (benchmarks/kinds_scope.py).
 DEFAULT_KINDS = ("mlp", "qk", "v")
 DEFAULT_SCOPE: Scope = "local"
 

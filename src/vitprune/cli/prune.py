@@ -135,7 +135,7 @@ def prune(
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to save in.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of fine-tuning.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of fine-tuning.")] = 4,
     device: o.Device = "cpu",
     force: o.Force = False,
     json: o.Json = False,

@@ -18,7 +18,9 @@ from vitprune.report import draw_widths, width_rows
 from vitprune.store import read
 
 MODEL, DATA, TARGET = "shipped:fmnist-vit", "fashion-mnist-sample", "macs=0.5"
-TRAINING = TrainSettings(epochs=5, lr=5e-4, batch_size=64, warmup_epochs=0.5, crop_padding=2)
+TRAINING = TrainSettings(
+    epochs=4, lr=1e-4, batch_size=64, warmup_epochs=0.5, label_smoothing=0.0, distill_weight=0.9, crop_padding=2
+)
 PICTURE = "widths.png"
 
 
