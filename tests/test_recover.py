@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from vitprune.data import AugmentSettings, TensorBatches
 from vitprune.models import load
 from vitprune.preprocessing import Preprocessing
+from vitprune.progress import Lines
 from vitprune.recover import History, TrainError, TrainSettings, checkpoint, fit
 from vitprune.recover.loss import distillation_loss, make_mixer, task_loss
 from vitprune.recover.optimizer import learning_rate, make_optimizer, parameter_groups
@@ -185,6 +187,22 @@ def test_loss_that_is_not_finite_names_the_step() -> None:
 
     with pytest.raises(TrainError, match="nan at step 9; lower the learning rate"):
         trained(BASE, hook=Poison())
+
+
+def test_weights_that_no_epoch_beats_are_kept() -> None:
+    model = small()
+    fit(model, quarters(), quarters(40, shuffle=False), replace(BASE, epochs=10))
+    good = {k: v.clone() for k, v in model.state_dict().items()}
+    said = io.StringIO()
+    harmful = replace(BASE, epochs=2, lr=30.0, warmup_epochs=0.0, clip=0.0, keep="best")
+    history = fit(model, quarters(), quarters(40, shuffle=False), harmful, progress=Lines(said))
+    assert history.start_val_top1 is not None and history.start_val_top1 > max(e.val_top1 for e in history.epochs)
+    assert (history.best_epoch, history.best_val_top1) == (-1, history.start_val_top1)
+    assert all(torch.equal(v, good[k]) for k, v in model.state_dict().items())
+    assert "no epoch was better on the validation images than the start" in said.getvalue()
+    last = fit(model, quarters(), quarters(40, shuffle=False), replace(harmful, keep="last"))
+    assert last.start_val_top1 is None and last.best_epoch >= 0
+    assert not all(torch.equal(v, good[k]) for k, v in model.state_dict().items())
 
 
 def test_best_epoch_is_kept() -> None:

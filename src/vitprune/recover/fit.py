@@ -51,6 +51,7 @@ def fit(
     devices = [run.runtime.device] if run.runtime.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         run.resume()
+        run.measure_start()
         for epoch in range(len(run.records), settings.epochs):
             torch.manual_seed(settings.seed * 1_000_003 + epoch * 1009 + run.runtime.rank)
             run.epoch(epoch)
@@ -89,6 +90,7 @@ class _Run:
         self.average = self._averaged()
         self.records: list[EpochRecord] = []
         self.best: State | None = None
+        self.start: float | None = None  # validation top-1 before training, where the best weights are kept
         self.mixer: Mixer | None = None
         if settings.mixup or settings.cutmix:
             self.mixer = make_mixer(settings, self._classes())
@@ -123,7 +125,7 @@ class _Run:
             top1 = self._validate()
             rate = float(self.optimizer.param_groups[0]["lr"])
             self.records.append(EpochRecord(epoch, mean, rate, top1, time.monotonic() - began))
-            if self.settings.keep == "best" and History.of(tuple(self.records), "best").best_epoch == epoch:
+            if self.settings.keep == "best" and self._history().best_epoch == epoch:
                 self.best = {k: v.detach().clone() for k, v in self._evaluated().state_dict().items()}
             self._save(epoch)
             text = f"loss {mean:.4f}, validation top-1 {100 * top1:.2f} %, {self.records[-1].seconds:.1f} s"
@@ -197,7 +199,8 @@ class _Run:
             if self.has_state is not None:
                 tensors["hook"] = self.has_state.state_dict()
             records = [History.of((r,), "last").to_json()["epochs"][0] for r in self.records]
-            ckpt.write(self.folder, epoch, ckpt.Checkpoint({"run": self._identity(), "records": records}, tensors))
+            state = {"run": self._identity(), "records": records, "start": self.start}
+            ckpt.write(self.folder, epoch, ckpt.Checkpoint(state, tensors))
         self.runtime.wait()
 
     def resume(self) -> None:
@@ -223,17 +226,33 @@ class _Run:
         if self.has_state is not None:
             self.has_state.load_state_dict(dict(tensors.get("hook", {})))
         self.records = [EpochRecord(**r) for r in found.state["records"]]
+        self.start = found.state.get("start")
         self.progress.line(f"going on after epoch {len(self.records)} of {self.settings.epochs} in {self.folder}")
+
+    def measure_start(self) -> None:
+        """The weights that come in are the first to beat: training on few images may make a good model worse."""
+        if self.settings.keep == "best" and not self.records:
+            self.start = self._validate()
+            self.best = {k: v.detach().clone() for k, v in self._evaluated().state_dict().items()}
+
+    def _history(self) -> History:
+        return History.of(tuple(self.records), self.settings.keep, self.start)
 
     def finish(self) -> History:
         """Leaves the wanted weights in the model."""
+        history = self._history()
+        if history.best_epoch < 0 and self.settings.keep == "best" and self.runtime.main:
+            self.progress.line(
+                f"no epoch was better on the validation images than the start ({100 * history.best_val_top1:.2f} %): "
+                "its weights are kept; a lower learning rate, or keep=last, may be what you want"
+            )
         if self.best is not None:
             self.model.load_state_dict(self.best)
         elif self.average is not None:
             self.model.load_state_dict(self.average.module.state_dict())
         self.model.zero_grad(set_to_none=True)
         self.model.eval()
-        return History.of(tuple(self.records), self.settings.keep)
+        return history
 
 
 def _finite_mean(losses: list[Tensor], first_step: int) -> float:

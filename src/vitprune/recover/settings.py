@@ -37,7 +37,7 @@ class TrainSettings:
     amp: str = "auto"  # autocast: "bf16", "fp16", "no", or "auto" (bf16 where the device has fast bf16 matmuls)
     batch_size: int = 128  # images per step and process
     seed: int = 0
-    keep: str = "best"  # weights left in the model: of the "best" epoch by validation top-1, or of the "last"
+    keep: str = "best"  # weights left in the model: the "best" by validation top-1 (the start included), or the "last"
     distill_weight: float = 0.5  # share of the teacher's term when there is a teacher, 0..1
     distill_temperature: float = 2.0
     flip: bool = True  # the augmentation of data.AugmentSettings, kept here so that one value says everything
@@ -99,16 +99,19 @@ class History:
     """What a training run gave."""
 
     epochs: tuple[EpochRecord, ...]
-    best_epoch: int
+    best_epoch: int  # -1: the weights before training
     best_val_top1: float
     kept: str  # "best" or "last": which weights the model holds now
+    start_val_top1: float | None = None  # before training, where the best weights are kept
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self) | {"epochs": [asdict(e) for e in self.epochs]}
 
     @classmethod
-    def of(cls, epochs: tuple[EpochRecord, ...], kept: str) -> History:
-        """The history of these epochs; the first of equally good ones is the best."""
+    def of(cls, epochs: tuple[EpochRecord, ...], kept: str, start: float | None = None) -> History:
+        """The history of these epochs; the first of equally good ones is the best, but any is better than the start."""
         best = max(epochs, key=lambda e: (e.val_top1, -e.epoch))
-        return cls(epochs, best.epoch, best.val_top1, kept)
+        if start is not None and start > best.val_top1:
+            return cls(epochs, -1, start, kept, start)
+        return cls(epochs, best.epoch, best.val_top1, kept, start)
