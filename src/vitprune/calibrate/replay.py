@@ -16,7 +16,7 @@ Env = dict[str, Any]  # node name -> its value, of those that are still needed
 class Replay:
     """Runs the operators of one model for batches of one size.
 
-    The module's parameters are read when they are needed, so a change of weights is felt by all later operators.
+    Changes of the module's weights in place are felt by all later operators.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
@@ -25,7 +25,6 @@ class Replay:
         self.runner = Interpreter(program.graph_module)
         self.nodes: list[Node] = list(program.graph_module.graph.nodes)
         self.at = {node.name: i for i, node in enumerate(self.nodes)}
-        self.model = model
         targets = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
         self.constants = {name: program.constants[targets[name]] for name in self.captured.constants}
         last: dict[str, int] = {}
@@ -35,7 +34,8 @@ class Replay:
         self.dies: dict[int, list[str]] = {}
         for name, i in last.items():
             self.dies.setdefault(i, []).append(name)
-        self.weights = frozenset(self.captured.tensors) | frozenset(self.constants)
+        self.tensors: dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False))}
+        self.tensors |= dict(model.named_buffers(remove_duplicate=False))
 
     def start(self, images: Tensor) -> Env:
         """The values before the first operator."""
@@ -44,21 +44,17 @@ class Replay:
 
     def advance(self, env: Env, begin: int, end: int) -> None:
         """Run the operators `begin` <= i < `end` on `env`, in place; values that no later one needs are dropped."""
-        tensors: dict[str, Tensor] = {**dict(self.model.named_parameters(remove_duplicate=False))}
-        tensors |= dict(self.model.named_buffers(remove_duplicate=False))
         for i in range(begin, end):
             node = self.nodes[i]
             if node.op == "call_function":
-                args, kwargs = torch.fx.node.map_arg(
-                    (node.args, dict(node.kwargs)), lambda n: self._value(n, env, tensors)
-                )
+                args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: self._value(n, env))
                 env[node.name] = self.runner.call_function(node.target, args, kwargs)
             for name in self.dies.get(i, ()):
                 env.pop(name, None)
 
-    def _value(self, node: Node, env: Env, tensors: dict[str, Tensor]) -> Any:
+    def _value(self, node: Node, env: Env) -> Any:
         if node.name in env:
             return env[node.name]
         if node.name in self.captured.tensors:
-            return tensors[self.captured.tensors[node.name]].detach()
+            return self.tensors[self.captured.tensors[node.name]].detach()
         return self.constants[node.name]

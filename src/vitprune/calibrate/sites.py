@@ -1,4 +1,4 @@
-"""Where a model's linear layers read: the operators whose weights lost inputs under a plan."""
+"""Where a model's linear layers read and give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from vitprune.trace.capture import Captured, op_name
 
-POINTWISE = {"conv1d": 3, "conv2d": 4, "conv3d": 5}  # number of dims of the weight
+CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def sites(captured: Captured) -> dict[str, list[Site]]:
         if node.op != "call_function":
             continue
         op = op_name(node)
-        if op != "linear" and not (op in POINTWISE and _pointwise(node)):
+        if op != "linear" and not (op in CONVOLUTIONS and _pointwise(node)):
             continue
         weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
         if isinstance(weight, Node) and (name := captured.tensors.get(weight.name)) in captured.parameters:

@@ -95,14 +95,7 @@ def refit(
     Raises RefitError without images, or when the models take more than images.
     """
     dense = model.model if isinstance(model, LoadedModel) else model
-    device = next(small.parameters()).device
-    images = (_images(batch).to(device) for batch in batches)
-    return fit_again(dense, small, graph, plan, images)
-
-
-def _images(batch: Any) -> Tensor:
-    found: Tensor = batch if isinstance(batch, Tensor) else batch[0]
-    return found
+    return fit_again(dense, small, graph, plan, batches)
 
 
 def prune(

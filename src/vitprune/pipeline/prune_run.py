@@ -170,20 +170,15 @@ class _Run:
         model.to(self.device).eval()
         macs = self.plan.obtained["macs"]["value"]
         self._row("pruned", model, macs)
-        refits = self.settings.refit and self.data.calibration is not None
+        given = self.data.calibration if self.settings.refit else None
         if done is None:
-            if refits:
-                self._refit(model)
+            if given is not None:
+                refit(self.opened.model, model, self.graph, self.plan, given, progress=self.progress)
             save_tensors(self.work.path / "pruned.safetensors", model, {})
             self.work.finish("pruned-weights", self.plan.to_json())
-        if refits:
+        if given is not None:
             self._row("refitted", model, macs)
         return model
-
-    def _refit(self, model: nn.Module) -> None:
-        assert self.data.calibration is not None
-        images = (x.to(self.device) for x, _ in self.data.calibration)
-        refit(self.opened.model, model, self.graph, self.plan, images, progress=self.progress)
 
     def _decide(self) -> Plan:
         chosen, given = self.settings, self.data.calibration

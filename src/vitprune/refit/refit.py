@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitprune.calibrate import Replay, Site, sites
+from vitprune.calibrate import Replay, Site, images_of, sites
 from vitprune.errors import ModelError, VitpruneError
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
@@ -53,7 +53,7 @@ def refit(
     small: nn.Module,
     graph: Graph,
     plan: Plan,
-    batches: Iterable[Tensor],
+    batches: Iterable[Any],
     *,
     progress: Progress | None = None,
     memory: int = LIMIT,
@@ -65,7 +65,7 @@ def refit(
     really gives it by then, its target being the dense layer's output on the same images. The old weights are the
     anchor (see `Moments.solve`). No labels are needed and nothing is trained.
 
-    model, graph, plan: as they were given to `shrink`. batches: images (B, C, H, W) on the model's device; they are
+    model, graph, plan: as they were given to `shrink`. batches: images (B, C, H, W), or (images, labels); they are
     run once, `memory` bytes of intermediate results are held, the rest lies in a temporary folder.
 
     Source: OSSCAR (Meng et al., arXiv 2403.12983), section 3, with covariance shrinkage; CORP gives the same from the
@@ -74,13 +74,13 @@ def refit(
     Raises RefitError without images, and when the models cannot be captured at the batch's size.
     """
     said = progress or Silent()
-    keep = keep_from(graph, plan)
+    keep, device = keep_from(graph, plan), next(small.parameters()).device
     pairs: dict[int, _Pair] = {}
     sizes: list[int] = []
     with torch.no_grad(), evaluating(model, small), Spool(memory) as spool:
-        for number, images in enumerate(batches):
+        for number, batch in enumerate(batches):
+            images = images_of(batch, device)
             size = len(images)
-            images = _at_least_two(images)
             if size not in pairs:
                 pairs[size] = _pair(model, small, images)
             spool.put(number, (pairs[size].dense.start(images), pairs[size].small.start(images)))
@@ -102,11 +102,6 @@ def _pair(model: nn.Module, small: nn.Module, images: Tensor) -> _Pair:
         return _Pair(Replay(model, images), Replay(small, images))
     except ModelError as error:
         raise RefitError(f"the models cannot be run operator by operator ({error}); leave refit out") from error
-
-
-def _at_least_two(images: Tensor) -> Tensor:
-    """A single image twice: a batch of 1 cannot be told from broadcasting."""
-    return torch.cat([images, images]) if len(images) == 1 else images
 
 
 def _layers(keep: Keep, pairs: dict[int, _Pair]) -> list[tuple[Site, Site]]:

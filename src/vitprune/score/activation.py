@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vitprune.arrays import Floats
-from vitprune.calibrate import Replay, Site, sites
+from vitprune.calibrate import Replay, Site, images_of, sites
 from vitprune.modes import evaluating
 from vitprune.score.types import ScoreError, ScoreInputs, Scores
 from vitprune.trace.graph import Graph, Group
@@ -72,8 +72,7 @@ def observe(inputs: ScoreInputs) -> Activations:
     device = next(iter(parameters.values())).device
     with torch.no_grad(), evaluating(inputs.model):
         for batch in inputs.batches or ():
-            images = (batch if isinstance(batch, Tensor) else batch[0]).to(device)
-            images = torch.cat([images, images]) if len(images) == 1 else images
+            images = images_of(batch, device)
             if len(images) not in replays:
                 replay = Replay(inputs.model, images)
                 replays[len(images)] = (replay, sites(replay.captured))
@@ -99,9 +98,7 @@ def contribution(inputs: ScoreInputs, *, central: bool) -> Scores:
     """Group name -> (lanes, size); central: variances instead of mean squares."""
     seen = observe(inputs)
     norms = {
-        name: tensor.detach().flatten(1).double().square().sum(0).cpu().numpy()
-        if tensor.dim() == 2
-        else tensor.detach().double().square().sum(tuple(d for d in range(tensor.dim()) if d != 1)).cpu().numpy()
+        name: tensor.detach().double().square().sum(tuple(d for d in range(tensor.dim()) if d != 1)).cpu().numpy()
         for name, tensor in inputs.model.named_parameters(remove_duplicate=False)
         if name in seen.reads
     }
