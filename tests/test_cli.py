@@ -87,7 +87,7 @@ def test_a_pruned_folder_can_be_pruned_again(command, saved, image_folder):
     both = vitprune.Plan.from_json(Path("twice/plan.json").read_text())
     ratio = both.obtained["macs"]["ratio"] / first.obtained["macs"]["ratio"]
     assert ratio == pytest.approx(0.7, abs=0.1)
-    assert both.settings["before"] == [{"asked": {"macs": 0.5}, "method": "magnitude-l2"}]
+    assert both.settings["before"] == [{"asked": {"macs": 0.5}, "method": "refit-error"}]
     model = vitprune.load("twice")
     assert sum(p.numel() for p in model.parameters()) == both.obtained["params"]["value"]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitprune.calibrate import Site, visit
 from vitprune.rotate.paths import Path, Slices
+from vitprune.rotate.stream import Stream
 from vitprune.trace.graph import IndexArray
 
 Sums = dict[tuple[str, str], "Spread"]  # (group, "left" or "right") -> sums
@@ -43,8 +44,8 @@ class _Wish:
     by_image: bool  # minus the mean over each image's tokens, which a softmax over them does not feel
 
 
-def observe(model: nn.Module, paths: Sequence[Path], batches: Iterable[Any]) -> Sums:
-    """The moments of queries and keys at their layers' outputs, and those that v's reader reads."""
+def observe(model: nn.Module, paths: Sequence[Path], streams: Sequence[Stream], batches: Iterable[Any]) -> Sums:
+    """The moments of queries and keys at their layers' outputs, of what v's reader reads, of what a stream's do."""
     wishes: dict[str, list[_Wish]] = {}
     for path in paths:
         name, queries = path.group.name, path.group.kind == "qk"
@@ -52,6 +53,12 @@ def observe(model: nn.Module, paths: Sequence[Path], batches: Iterable[Any]) -> 
         found += [(s, "right", queries) for s in path.right.weights]
         for at, side, keys in found:
             wishes.setdefault(at.tensor, []).append(_Wish((name, side), at, queries, keys))
+    for stream in streams:
+        name = stream.group.name
+        for member in stream.group.members:
+            if member.tensor in stream.readers and member.dim == 1:
+                at = Slices(member.tensor, 1, member.index)
+                wishes.setdefault(member.tensor, []).append(_Wish((name, member.tensor), at, False, False))
     sums: Sums = {}
 
     def see(site: Site, x: Tensor, y: Tensor) -> None:
@@ -62,6 +69,13 @@ def observe(model: nn.Module, paths: Sequence[Path], batches: Iterable[Any]) -> 
 
     visit(model, batches, see, wishes.keys(), parts=True)
     return sums
+
+
+def stream_moment(sums: Sums, stream: Stream) -> Tensor:
+    """(size, size): the mean over a stream's readers of the covariance of what they read, each with trace 1."""
+    found = [sums[key].moment(True)[0] for w in stream.readers if (key := (stream.group.name, w)) in sums]
+    total = torch.stack([m / m.trace().clamp_min(1e-30) for m in found]).mean(0)
+    return (total + total.T) / 2
 
 
 def _add(sums: Sums, wish: _Wish, at: IndexArray, x: Tensor) -> None:

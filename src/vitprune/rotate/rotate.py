@@ -1,9 +1,9 @@
-"""A copy of the model with every head's dims in the basis in which the fewest of them do."""
+"""A copy of the model in the basis in which the fewest dims do."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,13 @@ from vitprune.errors import ModelError, VitpruneError
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
 from vitprune.rotate.factor import directions
-from vitprune.rotate.moments import Sums, observe
+from vitprune.rotate.moments import Sums, observe, stream_moment
 from vitprune.rotate.paths import Path, Slices, find_path
-from vitprune.trace.graph import Graph
+from vitprune.rotate.residual import basis, fold, fold_problem, turn
+from vitprune.rotate.stream import Stream, find_stream
+from vitprune.trace.graph import Graph, Group
 
+KINDS = ("qk", "v", "residual")
 TOLERANCE = 1e-4  # of the outputs' size, between the rotated and the given model on the first batch, in float32
 
 
@@ -39,53 +42,94 @@ class Rotated:
     example: Any = None  # an input of the model's own shape, where it is known
 
 
-def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any]) -> Rotated:
-    """A copy of the model in which the leading q/k and v dims of every head carry most; its outputs are the same.
+def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any], kinds: Collection[str] = KINDS) -> Rotated:
+    """A copy of the model in which the leading units of every rotated group carry most; its outputs are the same.
 
     A head uses q and k through their product alone, and v through the next layer alone: any invertible matrix may
     stand between. The one taken makes the error of dropping the last dims least (see `directions`), weighted by what
-    flows through on the calibration images. Groups whose dims something else touches (rotary embedding, a norm, a
-    relative position product) stay as they are, with the reason in `left`.
+    flows through on the calibration images. The residual stream is turned to its principal components, as its norms
+    permit (see `basis`). Groups whose units something else touches (rotary embedding, a norm on queries, a relative
+    position product; a pooling over channels, batch norm) stay as they are, with the reason in `left`.
 
-    batches: images (B, C, H, W), or (images, labels) pairs whose labels are not looked at.
+    batches: images (B, C, H, W), or (images, labels) pairs whose labels are not looked at. kinds: of "qk", "v" and
+    "residual", those that are to be rotated.
 
     Raises RotateError without images, CalibrationError for activations that are not finite.
     """
-    found = {g.name: find_path(graph, g) for g in graph.groups if g.kind in ("qk", "v")}
-    paths = [p for p in found.values() if isinstance(p, Path)]
-    left = {name: p for name, p in found.items() if isinstance(p, str)}
     given = list(batches) if isinstance(batches, Iterator) else batches
     first = next(iter(given), None)
     if first is None:
         raise RotateError("rotation needs at least one batch of images, but got none")
-    result = copy.deepcopy(model)
+    work = _Work(model, first)
+    ways = {g.name: _find(graph, g, work.tensors) for g in graph.groups if g.kind in kinds and g.kind in KINDS}
+    left = {name: way for name, way in ways.items() if isinstance(way, str)}
+    paths = [way for way in ways.values() if isinstance(way, Path)]
+    streams = [way for way in ways.values() if isinstance(way, Stream)]
+    streams = [s for s in streams if work.apply(s.group.name, lambda s=s: fold(s, work.tensors), left)]  # type: ignore[misc]
     try:
-        sums = observe(result, paths, given)
+        sums = observe(work.model, paths, streams, given)
     except ModelError as error:
         raise RotateError(f"the model cannot be run operator by operator ({error}); leave rotation out") from error
-    usable = []
-    tensors = dict(result.named_parameters(remove_duplicate=False)) | dict(result.named_buffers(remove_duplicate=False))
-    for path in paths:
-        name = path.group.name
-        if (name, "right") not in sums or (path.group.kind == "qk" and (name, "left") not in sums):
-            left[name] = "its layers are no linear layers"
-        else:
-            usable.append(path)
-    energy: dict[str, Floats] = {p.group.name: _turn(p, sums, tensors) for p in usable}
-    difference = _difference(model, result, first)
-    if not difference <= TOLERANCE:  # a use of the dims that the walk does not know: one group at a time, then
-        result.load_state_dict(model.state_dict())
-        energy, difference = {}, 0.0
-        for path in usable:
-            before = copy.deepcopy(result.state_dict())
-            values = _turn(path, sums, tensors)
-            now = _difference(model, result, first)
-            if now <= TOLERANCE:
-                energy[path.group.name], difference = values, now
-            else:
-                result.load_state_dict(before)
-                left[path.group.name] = f"its dims are used in another way, too: the outputs would change by {now:.0e}"
-    return Rotated(result, energy, left, difference)
+    energy: dict[str, Floats] = {}
+    for path in [p for p in paths if not _seen(p, sums)]:
+        left[path.group.name] = "its layers are no linear layers"
+    paths = [p for p in paths if _seen(p, sums)]
+
+    def heads() -> None:
+        energy.update({p.group.name: _turn(p, sums, work.tensors) for p in paths})
+
+    if not work.apply("", heads, {}):  # a use of the dims that the search does not know: one group at a time, then
+        energy.clear()
+        for path in paths:
+            name = path.group.name
+
+            def one(path: Path = path) -> None:
+                energy[path.group.name] = _turn(path, sums, work.tensors)
+
+            if not work.apply(name, one, left):
+                del energy[name]
+    for stream in streams:
+        name = stream.group.name
+        q, carried = basis(stream_moment(sums, stream), stream.centred)
+        if work.apply(name, lambda s=stream, q=q: turn(s, q, work.tensors), left):  # type: ignore[misc]
+            energy[name] = carried.cpu().numpy()[None]
+    return Rotated(work.model, energy, left, work.difference)
+
+
+class _Work:
+    """The copy that is changed step by step; a step that changes the outputs is undone."""
+
+    def __init__(self, model: nn.Module, batch: Any) -> None:
+        self.dense, self.batch, self.difference = model, batch, 0.0
+        self.model = copy.deepcopy(model)
+        self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        self.tensors |= dict(self.model.named_buffers(remove_duplicate=False))
+
+    def apply(self, name: str, change: Callable[[], None], left: dict[str, str]) -> bool:
+        """Whether the outputs are the same after the change; if not, it is undone and the reason is put into `left`."""
+        before = {key: tensor.detach().clone() for key, tensor in self.tensors.items()}
+        change()
+        found = _difference(self.dense, self.model, self.batch)
+        if found <= TOLERANCE:
+            self.difference = found
+            return True
+        with torch.no_grad():
+            for key, tensor in self.tensors.items():
+                tensor.copy_(before[key])
+        left[name] = f"its units are used in another way, too: the outputs would change by {found:.0e}"
+        return False
+
+
+def _find(graph: Graph, group: Group, tensors: Mapping[str, Tensor]) -> Path | Stream | str:
+    if group.kind != "residual":
+        return find_path(graph, group)
+    found = find_stream(graph, group)
+    return found if isinstance(found, str) else fold_problem(found, tensors) or found
+
+
+def _seen(path: Path, sums: Sums) -> bool:
+    name = path.group.name
+    return (name, "right") in sums and (path.group.kind == "v" or (name, "left") in sums)
 
 
 def ordered(scores: Scores, rotated: Rotated) -> Scores:
