@@ -26,7 +26,7 @@ def _stays(norm: Norm, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a norm keeps its shift, divided by its factor; else the shift goes into the readers' biases."""
     if norm.bias is None or norm.weight is None:
         return True
-    scale = tensors[norm.weight].abs()
+    scale = tensors[norm.weight].detach().abs()
     return float(scale.min()) >= SMALL * float(scale.max())
 
 
