@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
 from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, Target
@@ -101,7 +101,7 @@ def allocate_latency(
     with using_threads(how.threads) as threads:
         table = _table(space, structure, args, threads, how, model, build, watch, said, cached=clock is None)
         solver = Solver(space, table)
-        dense_ms = float(watch.whole([model], 5).mean()) if wanted.absolute else table.dense_ms
+        dense_ms = float(np.median(watch.whole([model], 7))) if wanted.absolute else table.dense_ms
         wanted.budget(dense_ms)
 
         def smallest(compared: Compared) -> TargetError:
@@ -179,8 +179,3 @@ def _out_of_reach(space: Choices, target: Target, smallest: Compared) -> TargetE
         f"{space.settings['round_to']} is latency={smallest.ratio:.3g}x ({ms:.4g}ms of {smallest.dense_ms:.4g}ms, "
         f"measured); ask for more, lower the minimum{remedy}"
     )
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lies."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -107,9 +107,9 @@ def _regions(graph: Graph, clusters: Sequence[Cluster]) -> list[Region]:
     found: list[Region] = [m for m in removable if not any(_holds(o, p) for o in removable if o != m for p in m)]
     for cluster in clusters:
         for group in cluster.groups:
-            if group.module and group.kind not in ("block", "residual"):
-                if any(not _deepest(found, m.tensor) for m in group.members):
-                    found.append((group.module,))
+            named = group.module and group.kind not in ("block", "residual")
+            if named and any(not _deepest(found, m.tensor) for m in group.members):
+                found.append((group.module,))
     return list(dict.fromkeys(found))
 
 

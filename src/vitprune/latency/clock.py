@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,21 +39,30 @@ class WallClock:
     args: tuple[Any, ...]  # of one forward pass, at the batch that counts
     threads: int | None = None  # of the CPU; None: as set
     warmup: int = 2  # turns that do not count
+    _random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0), repr=False)
 
     def parts(self, models: Sequence[nn.Module], regions: Sequence[Region], turns: int) -> Floats:
         """See `Clock`; the hooks that take the times are gone afterwards."""
         out = np.zeros((self.warmup + turns, len(models), len(regions)))
         with self._ready(models):
             for turn in range(self.warmup + turns):
-                for number, model in enumerate(models):
-                    out[turn, number] = self._split(model, regions)
+                for number in self._order(len(models)):
+                    out[turn, number] = self._split(models[number], regions)
         return out[self.warmup :]
 
     def whole(self, models: Sequence[nn.Module], turns: int) -> Floats:
         """See `Clock`."""
+        out = np.zeros((self.warmup + turns, len(models)))
         with self._ready(models):
-            times = [[timed(model, *self.args) for model in models] for _ in range(self.warmup + turns)]
-        return np.array(times[self.warmup :])
+            for turn in range(self.warmup + turns):
+                for number in self._order(len(models)):
+                    out[turn, number] = timed(models[number], *self.args)
+        return out[self.warmup :]
+
+    def _order(self, count: int) -> list[int]:
+        """A new order each turn: in a fixed one the slices of a busy machine's scheduler would favour one model."""
+        order: list[int] = self._random.permutation(count).tolist()
+        return order
 
     @contextmanager
     def _ready(self, models: Sequence[nn.Module]) -> Iterator[None]:
@@ -119,7 +128,9 @@ def at_batch(args: Sequence[Any], batch: int) -> tuple[Any, ...]:
     Raises VitpruneError when the first argument is no tensor with a batch axis.
     """
     if not args or not isinstance(args[0], Tensor) or args[0].ndim < 1:
-        raise VitpruneError("latency targets need a model whose first argument is a tensor with the batch as first axis")
+        raise VitpruneError(
+            "latency targets need a model whose first argument is a tensor with the batch as first axis"
+        )
     size = args[0].shape[0]
 
     def repeated(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from vitprune.arrays import Floats, Ints
 
@@ -28,7 +29,7 @@ class Knapsack:
         self._unit = unit
         bins = int(sum(s[-1] for s in self._steps)) + 1
         best = np.zeros(bins)  # most value of the items so far for a cost of at most so many steps
-        self._taken: list[Ints] = []
+        self._taken: list[npt.NDArray[np.int32]] = []
         for steps, value, keep in zip(self._steps, values, self._choices, strict=True):
             after, taken = best + value[keep[0]], np.zeros(bins, dtype=np.int32)
             for number in range(1, len(keep)):

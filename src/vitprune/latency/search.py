@@ -15,9 +15,10 @@ from vitprune.latency.clock import Clock
 from vitprune.latency.solver import Solution, Solver
 from vitprune.progress import Progress
 
-TURNS = (7, 300)  # of one comparison
-SECONDS = 20.0  # of one comparison, at most (but for the fewest turns)
+TURNS = (7, 600)  # of one comparison
+SECONDS = 15.0  # of one comparison, at most (but for the fewest turns)
 CERTAIN = 0.005  # half-width of the ratio's 95 % interval, relative, at which a comparison ends
+BLOCKS = 7  # successive parts of a comparison whose medians are compared
 NEAR = 0.5  # share of the tolerance within which the search ends: the rest is for the next measurement's noise
 RESOLUTION = 1e-3  # of the dense model's time: budgets that differ by less are not told apart
 
@@ -48,12 +49,23 @@ class Compared:
         """What was obtained, in the target's own unit."""
         return self.pruned_ms[0] if target.absolute else self.ratio
 
+    def miss(self, target: Target) -> float:
+        """Relative distance from the target: positive when too slow."""
+        return self.got(target) / target.value - 1.0
+
     def uncertainty(self, target: Target) -> float:
-        """Half of the 95 % interval of `got` (by order statistics), relative to it."""
-        sample = np.sort(self.times[:, 1] if target.absolute else self.times[:, 1] / self.times[:, 0])
-        n = len(sample)
+        """Half of the 95 % interval of `got`, relative to it: the larger of two estimates.
+
+        One is by order statistics, as if turns were independent; the other by the spread of the medians of successive
+        blocks, since a busy machine stays busy for many turns.
+        """
+        sample = self.times[:, 1] if target.absolute else self.times[:, 1] / self.times[:, 0]
+        n, middle = len(sample), float(np.median(sample))
         low = max(0, int(np.floor(n / 2 - 0.98 * np.sqrt(n))))
-        return float((sample[n - 1 - low] - sample[low]) / 2 / np.median(sample))
+        ranked = np.sort(sample)
+        medians = [float(np.median(block)) for block in np.array_split(sample, min(BLOCKS, n))]
+        across = 1.96 * float(np.std(medians, ddof=1)) / np.sqrt(len(medians)) if n > 1 else np.inf
+        return max(float(ranked[n - 1 - low] - ranked[low]) / 2, across) / middle
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +78,16 @@ class Found:
     note: str  # "" when within the tolerance
 
 
-def compare(clock: Clock, dense: nn.Module, pruned: nn.Module, target: Target) -> Compared:
-    """Both models in turns, for as long as the median is not certain and time allows."""
+def compare(clock: Clock, dense: nn.Module, pruned: nn.Module, target: Target, tolerance: float) -> Compared:
+    """Both models in turns, until the median is certain, or certainly off the target, or time is up."""
     times = clock.whole([dense, pruned], TURNS[0])
     most = int(np.clip(1000 * SECONDS / max(1e-9, times.sum(axis=1).mean()), *TURNS))
-    while len(times) < most and (len(times) < 2 * TURNS[0] or Compared(times).uncertainty(target) > CERTAIN):
+    while len(times) < most:
+        so_far = Compared(times)
+        doubt = so_far.uncertainty(target)
+        enough = doubt <= CERTAIN or abs(so_far.miss(target)) > 2 * doubt + tolerance
+        if enough and len(times) >= 2 * TURNS[0]:
+            break
         times = np.concatenate([times, clock.whole([dense, pruned], min(len(times), most - len(times)))])
     return Compared(times)
 
@@ -100,11 +117,7 @@ def search(
     budget = target.value / dense_ms if target.absolute else target.value
     seen: dict[bytes, Compared] = {}
     best: tuple[Solution, Compared] | None = None
-    used, note = 0, ""
-
-    def miss(compared: Compared) -> float:
-        return compared.got(target) / target.value - 1.0
-
+    used, closed = 0, False
     progress.start(f"meeting {target}", rounds)
     for _ in range(4 * rounds):
         budget = float(np.clip(budget, solver.least, solver.most))
@@ -115,19 +128,20 @@ def search(
             if used == rounds:
                 break
             small = build(solution.sizes)
-            known = compare(clock, dense, small, target)
-            if abs(miss(known)) <= NEAR * tolerance:
-                known = Compared(np.concatenate([known.times, compare(clock, dense, small, target).times]))
+            known = compare(clock, dense, small, target, tolerance)
+            if abs(known.miss(target)) <= NEAR * tolerance:
+                again = compare(clock, dense, small, target, tolerance)
+                known = Compared(np.concatenate([known.times, again.times]))
             seen[key], used = known, used + 1
             progress.advance(1, asked=target.value, got=known.got(target))
-        if best is None or abs(miss(known)) < abs(miss(best[1])):
+        if best is None or abs(known.miss(target)) < abs(best[1].miss(target)):
             best = (solution, known)
-        if abs(miss(known)) <= NEAR * tolerance:
+        if abs(known.miss(target)) <= NEAR * tolerance:
             break
-        if miss(known) > 0:
+        if known.miss(target) > 0:
             high = min(high, budget)
             if budget <= solver.least:
-                if miss(known) > tolerance:
+                if known.miss(target) > tolerance:
                     progress.done()
                     raise smallest(known)
                 break
@@ -136,18 +150,25 @@ def search(
             if budget >= solver.most:
                 break
         if high - low <= RESOLUTION * solver.most:
-            note = "the rounding steps on either side lie further off" if len(seen) > 1 else ""
+            closed = True
             break
-        budget = solution.predicted / (1.0 + miss(known))
-        if not low < budget < high:
+        budget = solution.predicted / (1.0 + known.miss(target))
+        if budget <= low == solver.least:
+            budget = solver.least  # the quickest there is: measured, it settles whether the target is in reach
+        elif not low < budget < high:
             budget = (low + high) / 2
     progress.done()
     assert best is not None
     solution, compared = best
-    if abs(miss(compared)) <= tolerance:
-        note = ""
-    else:
-        _, p10, p90 = compared.pruned_ms
-        note = note or f"{used} rounds came no nearer, with times from {p10:.4g} to {p90:.4g} ms"
-        note = f"obtained {target.metric}={compared.got(target):.4g}{'ms' if target.absolute else 'x'} for {target}: {note}"
-    return Found(solution, compared, used, note)
+    return Found(solution, compared, used, _note(compared, target, tolerance, closed, used))
+
+
+def _note(compared: Compared, target: Target, tolerance: float, closed: bool, rounds: int) -> str:
+    """What to say of a result outside of the tolerance; "" for one inside."""
+    if abs(compared.miss(target)) <= tolerance:
+        return ""
+    got = f"{compared.got(target):.4g}{'ms' if target.absolute else 'x'}"
+    if closed:
+        return f"obtained latency={got} for {target}: the rounding steps on either side lie further off"
+    _, p10, p90 = compared.pruned_ms
+    return f"obtained latency={got} for {target}: {rounds} rounds came no nearer (times from {p10:.4g} to {p90:.4g} ms)"

@@ -41,7 +41,8 @@ class Solver:
         count = len(shared[0])
         self._shared_worth: Floats = np.sum(shared, axis=0)
         costs = [self._costs(table, n, count) for n in numbers]
-        self.most = float(sum(c[-1 if b.block is None else -2, -1] for c, b in zip(costs, structure.branches, strict=True)))
+        whole = [c[-1 if b.block is None else -2, -1] for c, b in zip(costs, structure.branches, strict=True)]
+        self.most = float(sum(whole))  # all at their largest
         self.least = float(min(sum(c[:, s].min() for c in costs) for s in range(count)))
         self._costs_of = costs
         unit = max(self.most, 1e-9) / (STEPS if count == 1 else STEPS_SHARED)

@@ -1,7 +1,8 @@
 """What every branch's time is at which sizes of its groups: measured on a grid, interpolated in between.
 
-Times are shares of the dense model's whole forward pass in the same turn, so that a machine that is slower for a while
-does not bend the table.
+Times are shares of the dense model's, which takes turns with the others, so that a slow hour does not bend the table:
+medians of every branch, divided by the sum of the dense model's medians (on a busy machine hardly a whole forward pass
+is free of interruptions, but most of its branches are).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ POINTS = {0: 1, 1: 9, 2: 5, 3: 3}
 POINTS_SHARED = {0: 1, 1: 6, 2: 4, 3: 3}  # where every one of them is measured at several shared sizes too
 SHARED = 4
 SECONDS = 30.0  # of measuring, roughly
-TURNS = (4, 40)
+TURNS = (4, 400)
 ROOM = 3 * 2**30  # bytes of grid models that are held at a time
 
 
@@ -102,8 +103,8 @@ def measure_table(
     for branch, ms in zip(structure.branches, one, strict=True):
         if branch.axes and not ms > 0:
             raise TargetError(
-                f"latency of {', '.join(branch.modules)} cannot be measured, as the model does not call it as a module; "
-                "keep its groups out with protect"
+                f"latency of {', '.join(branch.modules) or 'the model'} cannot be measured, as it is not called as a "
+                "module; keep its groups out with protect"
             )
     turns = int(np.clip(SECONDS / (one.sum() / 1000 * (1 + 0.7 * len(rounds))), *TURNS))
     size = sum(p.numel() * p.element_size() for p in dense.parameters())
@@ -115,9 +116,9 @@ def measure_table(
         part = rounds[first : first + batch]
         models = [build(_sizes(structure, clusters, choice)) for choice in part]
         times = clock.parts([dense, *models], regions, turns)
-        whole = times[:, 0].sum(axis=1)
-        dense_ms += whole.tolist()
-        found[first : first + len(part)] = np.median(times[:, 1:] / whole[:, None, None], axis=0)
+        typical = np.median(times, axis=0)
+        dense_ms += times[:, 0].sum(axis=1).tolist()
+        found[first : first + len(part)] = typical[1:] / typical[0].sum()
         progress.advance(len(part))
     progress.done()
     values = _averaged(structure, dense, grid, rounds, found)
@@ -133,9 +134,7 @@ def _rounds(structure: Structure, grid: Grid) -> list[Choice]:
     shared: list[tuple[int, ...]] = [()]
     if structure.shared is not None:
         shared = [(i,) for i in grid.points[0][-1].tolist()]
-    return [
-        tuple(o[i % len(o)] + s for o in own) for s in shared for i in range(max(len(o) for o in own))
-    ]
+    return [tuple(o[i % len(o)] + s for o in own) for s in shared for i in range(max(len(o) for o in own))]
 
 
 def _sizes(structure: Structure, clusters: Sequence[Cluster], choice: Choice) -> Ints:
@@ -158,9 +157,7 @@ def _averaged(
         total, count = np.zeros(shape), np.zeros(shape)
         for number in members:
             for choice, row in zip(rounds, found, strict=True):
-                at = tuple(
-                    int(np.searchsorted(p, c)) for p, c in zip(grid.points[number], choice[number], strict=True)
-                )
+                at = tuple(int(np.searchsorted(p, c)) for p, c in zip(grid.points[number], choice[number], strict=True))
                 total[at] += row[number]
                 count[at] += 1
         for number in members:

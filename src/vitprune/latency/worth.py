@@ -50,7 +50,7 @@ def branch_worth(table: Table, number: int, kept: Sequence[Floats], means: float
     worth = np.zeros(times.shape)
     shared = np.zeros(len(structure.shared.sizes) if structure.shared else 1)
     for position, axis in enumerate(axes):
-        line = np.moveaxis(times, position, 0)[(slice(None), *([-1] * (times.ndim - 1)))]
+        line = np.moveaxis(times, position, 0).reshape(len(axis.sizes), -1)[:, -1]  # all other axes at their largest
         low = float((axis.sizes[0] / axis.sizes[-1]).mean())
         whole = max(LEAST, float(line[-1] - line[0]) / max(1e-9, 1.0 - low)) if len(line) > 1 else LEAST
         value = whole * np.mean([kept[c] for c in axis.clusters], axis=0)

@@ -16,6 +16,7 @@ from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
+from vitprune.latency import Timing, allocate_latency
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
@@ -49,6 +50,8 @@ class PruneSettings:
     ratios: Mapping[str, float] = field(default_factory=dict)
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
     calibration: int = 512  # training images, without labels, for scores that need data and for the refit
+    latency_batch: int = 1  # images per forward pass that a latency target is of
+    threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,17 +186,27 @@ class _Run:
     def _decide(self) -> Plan:
         chosen, given = self.settings, self.data.calibration
         scores = score(self.graph, self.opened.model, chosen.method, self.seed, given)
-        plan = allocate(
-            self.graph,
-            scores,
-            chosen.target,
-            scope=chosen.scope,
-            kinds=chosen.kinds,
-            round_to=chosen.round_to,
-            minimum=chosen.minimum,
-            protect=chosen.protect,
-            ratios=chosen.ratios,
-        )
+        rules: dict[str, Any] = {
+            "scope": chosen.scope,
+            "kinds": chosen.kinds,
+            "round_to": chosen.round_to,
+            "minimum": chosen.minimum,
+            "protect": chosen.protect,
+            "ratios": chosen.ratios,
+        }
+        if chosen.target.metric == "latency":
+            plan = allocate_latency(
+                self.opened.model,
+                self.graph,
+                scores,
+                chosen.target,
+                (self.example,),
+                timing=Timing(chosen.latency_batch, chosen.threads),
+                progress=self.progress,
+                **rules,
+            )
+        else:
+            plan = allocate(self.graph, scores, chosen.target, **rules)
         return replace(
             plan,
             method=chosen.method,
@@ -233,7 +246,8 @@ class _Run:
             return self.plan, rows
         _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)
         both = compose(self.opened.plan, self.plan, dense, same_groups(self.graph, dense))
-        both = replace(both, obtained=obtained(dense, both.sizes()))
+        timed = {k: v for k, v in self.plan.obtained.items() if k == "latency"}  # relative to the model as it came
+        both = replace(both, obtained=obtained(dense, both.sizes()) | timed)
         rebuild(both, self.opened.loaded.preprocessing)  # if that fails, then before anything is written
         return both, rows
 
