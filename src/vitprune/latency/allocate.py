@@ -35,6 +35,7 @@ class Timing:
     threads: int | None = None  # of the CPU; None: as torch has them
     tolerance: float = 0.03  # relative distance of what is obtained from what was asked
     rounds: int = 8  # models that are built and measured on the way, at most
+    seconds: float = 15.0  # of one comparison of dense and pruned, about and at most; the table takes up to twice that
     cache: Path | None = None  # folder of tables; None: `cache_folder()`
 
     def __post_init__(self) -> None:
@@ -43,8 +44,10 @@ class Timing:
                 "latency needs a batch, rounds and threads of at least 1, but got "
                 f"batch {self.batch}, rounds {self.rounds}, threads {self.threads}"
             )
-        if not 0 < self.tolerance < 1:
-            raise TargetError(f"tolerance must be in (0, 1), but got {self.tolerance:g}")
+        if not 0 < self.tolerance < 1 or not self.seconds > 0:
+            raise TargetError(
+                f"latency needs a tolerance in (0, 1) and seconds above 0, but got {self.tolerance:g}, {self.seconds:g}"
+            )
 
 
 def allocate_latency(
@@ -116,6 +119,7 @@ def allocate_latency(
             watch,
             tolerance=how.tolerance,
             rounds=how.rounds,
+            seconds=how.seconds,
             smallest=smallest,
             progress=said,
         )
@@ -161,7 +165,7 @@ def _table(
     folder = how.cache or cache_folder()
     table = read_table(folder, key, structure, grid) if cached else None
     if table is None:
-        table = measure_table(structure, space.clusters, model, build, clock, progress)
+        table = measure_table(structure, space.clusters, model, build, clock, progress, 2 * how.seconds)
         if cached:
             write_table(folder, key, table)
     else:

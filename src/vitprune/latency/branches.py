@@ -54,13 +54,17 @@ def find_structure(graph: Graph, clusters: Sequence[Cluster]) -> Structure:
 
     A region is the modules of a removable branch (norm, attention, layer scale), or the module that a group is named
     after where it lies in none. A cluster whose tensors lie in one region is an axis of it; one with tensors in two or
-    three regions makes them one branch; one with tensors in more is shared. Several shared clusters move together, by
-    the same share of each, and so do the groups of a branch with more than three.
+    three regions makes them one branch; one with tensors in more, and a residual width, is shared. Several
+    shared clusters move together, by the same share of each, and so do the groups of a branch with more than three.
     """
     regions = _regions(graph, clusters)
     inside = {i: _touched(graph, c, regions) for i, c in enumerate(clusters) if len(c.sizes) > 1}
     blocks = {i for i, c in enumerate(clusters) if any(g.kind == "block" for g in c.groups)}
-    shared = [i for i, found in inside.items() if i not in blocks and len(found) > WIDE]
+    shared = [
+        i
+        for i, found in inside.items()
+        if i not in blocks and (len(found) > WIDE or any(g.kind == "residual" for g in clusters[i].groups))
+    ]
     parent: dict[Region, Region] = {r: r for r in [(), *regions]}
 
     def root(region: Region) -> Region:

@@ -110,8 +110,8 @@ def _stamps(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any
         return time.perf_counter, lambda a, b: 1000 * (b - a)
 
     def event() -> Any:
-        made: Any = torch.cuda.Event
-        made = made(enable_timing=True)
+        kind: Any = torch.cuda.Event
+        made = kind(enable_timing=True)
         made.record()
         return made
 

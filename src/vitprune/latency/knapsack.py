@@ -26,6 +26,7 @@ class Knapsack:
             for c, keep in zip(costs, self._choices, strict=True)
         ]
         self._least = float(sum(c[keep[0]] for c, keep in zip(costs, self._choices, strict=True)))
+        self._most = float(sum(c[keep[-1]] for c, keep in zip(costs, self._choices, strict=True)))
         self._unit = unit
         bins = int(sum(s[-1] for s in self._steps)) + 1
         best = np.zeros(bins)  # most value of the items so far for a cost of at most so many steps
@@ -43,6 +44,8 @@ class Knapsack:
         self._best = best
 
     def _bin(self, budget: float) -> int:
+        if budget >= self._most * (1 - 1e-12):  # everything fits, whatever rounding up says
+            return len(self._best) - 1
         return min(int(np.floor((budget - self._least) / self._unit + 1e-9)), len(self._best) - 1)
 
     def value(self, budget: float) -> float:

@@ -16,7 +16,6 @@ from vitprune.latency.solver import Solution, Solver
 from vitprune.progress import Progress
 
 TURNS = (7, 600)  # of one comparison
-SECONDS = 15.0  # of one comparison, at most (but for the fewest turns)
 CERTAIN = 0.005  # half-width of the ratio's 95 % interval, relative, at which a comparison ends
 BLOCKS = 7  # successive parts of a comparison whose medians are compared
 NEAR = 0.5  # share of the tolerance within which the search ends: the rest is for the next measurement's noise
@@ -78,10 +77,12 @@ class Found:
     note: str  # "" when within the tolerance
 
 
-def compare(clock: Clock, dense: nn.Module, pruned: nn.Module, target: Target, tolerance: float) -> Compared:
+def compare(
+    clock: Clock, dense: nn.Module, pruned: nn.Module, target: Target, tolerance: float, seconds: float
+) -> Compared:
     """Both models in turns, until the median is certain, or certainly off the target, or time is up."""
     times = clock.whole([dense, pruned], TURNS[0])
-    most = int(np.clip(1000 * SECONDS / max(1e-9, times.sum(axis=1).mean()), *TURNS))
+    most = int(np.clip(1000 * seconds / max(1e-9, times.sum(axis=1).mean()), *TURNS))
     while len(times) < most:
         so_far = Compared(times)
         doubt = so_far.uncertainty(target)
@@ -102,6 +103,7 @@ def search(
     *,
     tolerance: float,
     rounds: int,
+    seconds: float,
     smallest: Callable[[Compared], TargetError],
     progress: Progress,
 ) -> Found:
@@ -128,9 +130,9 @@ def search(
             if used == rounds:
                 break
             small = build(solution.sizes)
-            known = compare(clock, dense, small, target, tolerance)
+            known = compare(clock, dense, small, target, tolerance, seconds)
             if abs(known.miss(target)) <= NEAR * tolerance:
-                again = compare(clock, dense, small, target, tolerance)
+                again = compare(clock, dense, small, target, tolerance, seconds)
                 known = Compared(np.concatenate([known.times, again.times]))
             seen[key], used = known, used + 1
             progress.advance(1, asked=target.value, got=known.got(target))

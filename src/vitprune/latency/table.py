@@ -26,7 +26,6 @@ from vitprune.progress import Progress
 POINTS = {0: 1, 1: 9, 2: 5, 3: 3}
 POINTS_SHARED = {0: 1, 1: 6, 2: 4, 3: 3}  # where every one of them is measured at several shared sizes too
 SHARED = 4
-SECONDS = 30.0  # of measuring, roughly
 TURNS = (4, 400)
 ROOM = 3 * 2**30  # bytes of grid models that are held at a time
 
@@ -87,12 +86,13 @@ def measure_table(
     build: Callable[[Ints], nn.Module],
     clock: Clock,
     progress: Progress,
+    seconds: float = 30.0,
 ) -> Table:
     """The table, from whole models at the points of the grid.
 
-    build: the model that has these sizes, one per cluster. One model has all branches at one of their points, so there
-    are as many models as the branch with most points needs. They take turns with the dense model, as many at a time as
-    fit into memory. Branches of the same shapes are averaged.
+    build: the model that has these sizes, one per cluster. seconds: of measuring, roughly. One model has all branches
+    at one of their points, so there are as many models as the branch with most points needs. They take turns with the
+    dense model, as many at a time as fit into memory. Branches of the same shapes are averaged.
 
     Raises TargetError when a branch is never called as a module, so that it cannot be timed.
     """
@@ -106,7 +106,7 @@ def measure_table(
                 f"latency of {', '.join(branch.modules) or 'the model'} cannot be measured, as it is not called as a "
                 "module; keep its groups out with protect"
             )
-    turns = int(np.clip(SECONDS / (one.sum() / 1000 * (1 + 0.7 * len(rounds))), *TURNS))
+    turns = int(np.clip(seconds / (one.sum() / 1000 * (1 + 0.7 * len(rounds))), *TURNS))
     size = sum(p.numel() * p.element_size() for p in dense.parameters())
     batch = max(1, min(len(rounds), int(ROOM // max(size, 1))))
     progress.start("measuring the latency table", len(rounds))
