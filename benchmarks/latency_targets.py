@@ -34,6 +34,7 @@ def main() -> None:
     options.add_argument("--models", nargs="+", default=list(MODELS))
     options.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     options.add_argument("--shares", nargs="+", type=float, default=[0.75, 0.5, 0.33])
+    options.add_argument("--name", default="latency-targets", help="of the page")
     options.add_argument("--kinds", nargs="+", default=list(DEFAULT_KINDS))
     options.add_argument("--search-seconds", type=float, default=15.0, help="of a comparison in a search (default 15)")
     options.add_argument("--seconds", type=float, default=30.0, help="of the comparison after a search (default 30)")
@@ -96,7 +97,7 @@ def main() -> None:
         "(p10 to p90). The first row of a model and batch includes measuring its table.",
     ]
     about = setting(args.threads, args.seed)
-    write(args.out, "latency-targets", "Latency asked and obtained", sections, rows, about)
+    write(args.out, args.name, "Latency asked and obtained", sections, rows, about)
 
 
 if __name__ == "__main__":

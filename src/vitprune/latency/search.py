@@ -110,8 +110,9 @@ def search(
     """The solution whose measured time comes nearest to the target.
 
     The budget of the table is corrected by what was measured: multiplied first, halved between the nearest budgets on
-    either side when that leaves the bracket. A solution within half of the tolerance is measured a second time, and
-    both measurements together must hold it there. smallest: the error when even the quickest sizes are too slow.
+    either side when that leaves the bracket. A solution within half of the tolerance is measured a second time, for up
+    to twice as long, and both measurements together must hold it there. smallest: the error when even the quickest
+    sizes are too slow.
 
     Raises TargetError for a target out of reach.
     """
@@ -132,7 +133,7 @@ def search(
             small = build(solution.sizes)
             known = compare(clock, dense, small, target, tolerance, seconds)
             if abs(known.miss(target)) <= NEAR * tolerance:
-                again = compare(clock, dense, small, target, tolerance, seconds)
+                again = compare(clock, dense, small, target, tolerance, 2 * seconds)
                 known = Compared(np.concatenate([known.times, again.times]))
             seen[key], used = known, used + 1
             progress.advance(1, asked=target.value, got=known.got(target))
