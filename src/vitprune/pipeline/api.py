@@ -15,18 +15,21 @@ from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, Target, alloc
 from vitprune.errors import ModelError, StoreError
 from vitprune.latency import Timing, allocate_latency
 from vitprune.models import LoadedModel
+from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
 from vitprune.refit import Refitted
 from vitprune.refit import refit as fit_again
+from vitprune.rotate import Rotated, ordered
+from vitprune.rotate import rotate as turn
 from vitprune.score import Scores
 from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "load", "load_model", "prune", "refit", "save", "score", "shrink", "trace"]
+__all__ = ["allocate", "load", "load_model", "prune", "refit", "rotate", "save", "score", "shrink", "trace"]
 
 
 def load_model(
@@ -56,20 +59,46 @@ def trace(model: nn.Module | LoadedModel, example: Tensor | Sequence[Any] | None
 
 def score(
     graph: Graph,
-    model: nn.Module | LoadedModel,
+    model: nn.Module | LoadedModel | Rotated,
     method: str = "magnitude-l2",
     seed: int = 0,
     batches: Iterable[Any] | None = None,
+    *,
+    kinds: Iterable[str] | None = None,
+    reduction: str = "default",
+    normalisation: str = "none",
 ) -> Scores:
     """Importance of every unit of every group: name -> float64 (lanes, size), larger is more important.
 
-    Raises ScoreError for an unknown method, missing data, or weights that are not finite.
+    Of a rotated model, the scores of every rotated head are put in falling order: the rotation knows it better.
+    kinds, reduction, normalisation: see `vitprune.score.registry.score`.
+
+    Raises ScoreError for an unknown method or word, missing data, or weights that are not finite.
     """
-    return compute_scores(graph, model.model if isinstance(model, LoadedModel) else model, method, seed, batches)
+    found = compute_scores(
+        graph, _module(model), method, seed, batches, kinds, reduction=reduction, normalisation=normalisation
+    )
+    return ordered(found, model) if isinstance(model, Rotated) else found
+
+
+def rotate(model: nn.Module | LoadedModel, graph: Graph, batches: Iterable[Any]) -> Rotated:
+    """A copy of the model whose heads have their most important q/k and v dims first; its outputs are the same.
+
+    What it gives takes the model's place in `score`, `shrink` and `refit`. batches: images (B, C, H, W), or
+    (images, labels) pairs whose labels are not looked at.
+
+    Raises RotateError without images, CalibrationError for activations that are not finite.
+    """
+    found = turn(_module(model), graph, batches)
+    return replace(found, example=models.example(model.preprocessing)) if isinstance(model, LoadedModel) else found
+
+
+def _module(model: nn.Module | LoadedModel | Rotated) -> nn.Module:
+    return model if isinstance(model, nn.Module) else model.model
 
 
 def shrink(
-    model: nn.Module | LoadedModel, graph: Graph, plan: Plan, example: Tensor | Sequence[Any] | None = None
+    model: nn.Module | LoadedModel | Rotated, graph: Graph, plan: Plan, example: Tensor | Sequence[Any] | None = None
 ) -> nn.Module:
     """A new, smaller module of the same class, compared with the masked dense one on the example.
 
@@ -78,16 +107,18 @@ def shrink(
     Raises OracleError when the comparison fails, ModelError without an example or when a forward cannot be rewritten.
     """
     plan.check(graph)
-    if isinstance(model, LoadedModel):
-        given = models.example(model.preprocessing) if example is None else example
-        return carry_out(model.model, graph, plan, example=trace_batch(given))
-    if example is None:
+    given = example
+    if given is None and isinstance(model, LoadedModel):
+        given = models.example(model.preprocessing)
+    if given is None and isinstance(model, Rotated):
+        given = model.example
+    if given is None:
         raise ModelError("shrink needs the example input that the model was traced with")
-    return carry_out(model, graph, plan, example=trace_batch(example))
+    return carry_out(_module(model), graph, plan, example=trace_batch(given))
 
 
 def refit(
-    model: nn.Module | LoadedModel, small: nn.Module, graph: Graph, plan: Plan, batches: Iterable[Any]
+    model: nn.Module | LoadedModel | Rotated, small: nn.Module, graph: Graph, plan: Plan, batches: Iterable[Any]
 ) -> tuple[Refitted, ...]:
     """Fits the layers of `small` behind removed units to the outputs of `model`, in place, in closed form.
 
@@ -95,8 +126,7 @@ def refit(
 
     Raises RefitError without images, or when the models take more than images.
     """
-    dense = model.model if isinstance(model, LoadedModel) else model
-    return fit_again(dense, small, graph, plan, batches)
+    return fit_again(_module(model), small, graph, plan, batches)
 
 
 def prune(
@@ -104,7 +134,7 @@ def prune(
     example: Tensor | Sequence[Any],
     target: Target | str = "macs=0.5",
     *,
-    method: str = "magnitude-l2",
+    method: str = "auto",
     seed: int = 0,
     scope: Scope = DEFAULT_SCOPE,
     kinds: Iterable[str] = DEFAULT_KINDS,
@@ -114,13 +144,15 @@ def prune(
     ratios: Mapping[str, float] | None = None,
     batches: Iterable[Any] | None = None,
     refits: bool = True,
+    rotates: bool = True,
     latency_batch: int = 1,
     threads: int | None = None,
 ) -> tuple[nn.Module, Plan]:
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
-    `model` stays as it is. The result was compared with the masked dense model on the way. batches: calibration images,
-    or (images, labels) pairs, for scores that need them and, unless `refits` is False, for `refit`. latency_batch,
+    `model` stays as it is. The result was compared with the masked dense model on the way. method: "auto" is
+    "refit-error" where there are batches, else "magnitude-l2". batches: calibration images, or (images, labels) pairs,
+    for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`. latency_batch,
     threads: images per forward pass, and CPU threads, that a target such as "latency=0.5x" is measured with.
 
     Raises TargetError for a target that is malformed or out of reach, ModelError when the model cannot be captured,
@@ -129,7 +161,9 @@ def prune(
     args = trace_batch(example)
     graph = tracing.trace(model, args)
     data = None if batches is None else list(batches)
-    scores = compute_scores(graph, model, method, seed, data)
+    kinds, method = tuple(kinds), chosen_method(method, data is not None)
+    source = rotate(model, graph, data) if data is not None and rotates and {"qk", "v"} & set(kinds) else model
+    scores = score(graph, source, method, seed, data, kinds=kinds)
     rules: dict[str, Any] = {"scope": scope, "kinds": kinds, "round_to": round_to, "minimum": minimum}
     rules |= {"protect": protect, "ratios": ratios}
     wanted = Target.parse(target) if isinstance(target, str) else target
@@ -137,10 +171,13 @@ def prune(
         plan = allocate_latency(model, graph, scores, wanted, args, timing=Timing(latency_batch, threads), **rules)
     else:
         plan = allocate(graph, scores, wanted, **rules)
-    plan = replace(plan, method=method, settings={**plan.settings, "seed": seed}, versions=versions())
-    small = carry_out(model, graph, plan, example=args)
+    rotated = sorted(source.energy) if isinstance(source, Rotated) else []
+    plan = replace(
+        plan, method=method, settings={**plan.settings, "seed": seed, "rotated": rotated}, versions=versions()
+    )
+    small = carry_out(_module(source), graph, plan, example=args)
     if data is not None and refits:
-        refit(model, small, graph, plan, data)
+        refit(source, small, graph, plan, data)
     return small, plan
 
 

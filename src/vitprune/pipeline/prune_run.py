@@ -17,6 +17,7 @@ from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
 from vitprune.latency import Timing, allocate_latency
+from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
@@ -27,8 +28,8 @@ from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, fit
 from vitprune.refit import refit
 from vitprune.report import Row
+from vitprune.rotate import Rotated, ordered, rotate
 from vitprune.score import score
-from vitprune.score.registry import lookup
 from vitprune.shrink import shrink
 from vitprune.store.read import PLAN
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -41,15 +42,18 @@ class PruneSettings:
     """What to remove."""
 
     target: Target
-    method: str = "magnitude-l2"
+    method: str = "auto"  # refit-error where there are calibration images, else magnitude-l2
     scope: Scope = DEFAULT_SCOPE
     kinds: tuple[str, ...] = DEFAULT_KINDS
     round_to: int = 8
     minimum: Mapping[str, int] = field(default_factory=dict)
     protect: tuple[str, ...] = ()
     ratios: Mapping[str, float] = field(default_factory=dict)
+    reduction: str = "default"  # of a unit's slices to one number
+    normalisation: str = "none"  # of a group's scores before they are compared with others'
+    rotate: bool = True  # change the basis of heads before dims are dropped, where the model permits it
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
-    calibration: int = 512  # training images, without labels, for scores that need data and for the refit
+    calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
     latency_batch: int = 1  # images per forward pass that a latency target is of
     threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
 
@@ -89,7 +93,7 @@ def run_prune(
     """
     said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
-    lookup(settings.method)
+    settings = replace(settings, method=chosen_method(settings.method, settings.calibration > 0))
     place = resolve_device(device)
     how = training or TrainSettings(seed=seed)
     opened, images = open_both(
@@ -148,6 +152,7 @@ class _Run:
         self.progress.line("tracing the model")
         self.graph: Graph = trace(opened.model, (self.example,))
         self.plan = Plan({})
+        self.rotated: Rotated | None = None
 
     def dense(self) -> None:
         """Measures the model as it came."""
@@ -164,7 +169,7 @@ class _Run:
             self.progress.line(f"going on with the pruned model in {self.work.path}")
         else:
             self.plan = self._decide()
-            model = shrink(self.opened.model, self.graph, self.plan, example=(self.example,))
+            model = shrink(self._source(), self.graph, self.plan, example=(self.example,))
         for name, got in self.plan.obtained.items():
             wanted = f", asked {self.settings.target}" if name == self.settings.target.metric else ""
             self.progress.line(f"obtained {name}={got['ratio']:.4f}{wanted} ({got['value']:,} of {got['dense']:,})")
@@ -176,7 +181,7 @@ class _Run:
         given = self.data.calibration if self.settings.refit else None
         if done is None:
             if given is not None:
-                refit(self.opened.model, model, self.graph, self.plan, given, progress=self.progress)
+                refit(self._source(), model, self.graph, self.plan, given, progress=self.progress)
             save_tensors(self.work.path / "pruned.safetensors", model, {})
             self.work.finish("pruned-weights", self.plan.to_json())
         if given is not None:
@@ -185,7 +190,23 @@ class _Run:
 
     def _decide(self) -> Plan:
         chosen, given = self.settings, self.data.calibration
-        scores = score(self.graph, self.opened.model, chosen.method, self.seed, given)
+        if chosen.rotate and given is not None and {"qk", "v"} & set(chosen.kinds):
+            self.progress.line("rotating heads")
+            self.rotated = rotate(self.opened.model, self.graph, given)
+            for name, why in self.rotated.left.items():
+                self.progress.line(f"not rotated: {name}: {why}")
+        self.progress.line(f"scoring by {chosen.method}")
+        scores = score(
+            self.graph,
+            self._source(),
+            chosen.method,
+            self.seed,
+            given,
+            chosen.kinds,
+            reduction=chosen.reduction,
+            normalisation=chosen.normalisation,
+        )
+        scores = scores if self.rotated is None else ordered(scores, self.rotated)
         rules: dict[str, Any] = {
             "scope": chosen.scope,
             "kinds": chosen.kinds,
@@ -210,10 +231,18 @@ class _Run:
         return replace(
             plan,
             method=chosen.method,
-            settings={**plan.settings, "seed": self.seed},
+            settings={
+                **plan.settings,
+                "seed": self.seed,
+                "rotated": [] if self.rotated is None else sorted(self.rotated.energy),
+            },
             source=self.opened.loaded.source.to_json(),
             versions=versions(),
         )
+
+    def _source(self) -> nn.Module:
+        """The model that is cut: the dense one, or the same function in another basis."""
+        return self.opened.model if self.rotated is None else self.rotated.model
 
     def tune(self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None) -> Any:
         """Trains the model in place; the training history as JSON, None without training."""

@@ -12,7 +12,8 @@ def compute(inputs: ScoreInputs) -> Scores:
 
     Source: Lee et al., arXiv 2010.07611, equation 4, with units in the place of weights and groups in that of layers.
     """
-    return {name: _share(values**2) for name, values in mean_magnitude(inputs.graph, inputs.model, 2).items()}
+    magnitudes = mean_magnitude(inputs.graph, inputs.model, 2, inputs.reduction)
+    return {name: _share(values**2) for name, values in magnitudes.items()}
 
 
 def _share(energy: Floats) -> Floats:

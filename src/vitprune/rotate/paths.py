@@ -1,0 +1,263 @@
+"""Between which weights a head's dims live: found from the labels of the trace, or refused with the reason."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.fx import Node
+
+from vitprune.trace.capture import op_name
+from vitprune.trace.graph import Graph, Group, IndexArray
+from vitprune.trace.labels import Array
+from vitprune.trace.rules import SAME
+from vitprune.trace.value import Value
+
+# fmt: off
+MOVES = frozenset(SAME) | frozenset([
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "view_as", "permute", "transpose", "swapaxes",
+    "t", "numpy_T", "movedim", "moveaxis", "unsqueeze", "expand", "expand_as", "broadcast_to", "select", "unbind",
+    "slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "cat", "concat", "concatenate", "roll",
+    "pad", "constant_pad_nd", "index", "index_select", "gather", "reshape_as", "getitem",
+])
+# fmt: on
+PRODUCTS = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
+LAYERS = frozenset(["linear", "conv1d", "conv2d", "conv3d"])
+ATTENTION = "scaled_dot_product_attention"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slices:
+    """Positions along one dim of one tensor: (lanes, size, k)."""
+
+    tensor: str
+    dim: int
+    index: IndexArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """One factor of the product: the layers that make it (or, for the output side of v, read it)."""
+
+    weights: tuple[Slices, ...]
+    biases: tuple[Slices, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
+    """The two sides of a group: queries and keys, or the layers that make v and the one that reads what it gives."""
+
+    group: Group
+    left: Side
+    right: Side
+
+
+class _Refused(Exception):
+    """Why a group cannot be rotated."""
+
+
+def find_path(graph: Graph, group: Group) -> Path | str:
+    """The two sides between which the group's dims live, or why their basis cannot be changed."""
+    if group.kind not in ("qk", "v"):
+        return "not the dims of a head"
+    try:
+        return _Finder(graph, group).path()
+    except _Refused as reason:
+        return str(reason)
+
+
+class _Finder:
+    """The nodes that touch one group, sorted by what they do with it."""
+
+    def __init__(self, graph: Graph, group: Group) -> None:
+        self.graph, self.group, detail = graph, group, graph.detail
+        self.values: Mapping[str, Any] = detail.propagated.values
+        self.tensors = detail.propagated.tensors
+        self.cls, units = detail.solved.cls, detail.units
+        number = [g.name for g in units.groups].index(group.name)
+        self.mine = units.group[self.cls] == number  # per label
+        self.lane, self.unit = units.lane, units.unit
+        self.place = {}
+        for name, lines in self.tensors.items():
+            for dim, line in enumerate(lines):
+                if line is not None:
+                    self.place[int(line[0])] = (name, dim, line)
+        self.starts = np.asarray(sorted(self.place), dtype=np.int64)
+        self.makers: list[Node] = []
+        self.readers: list[Node] = []
+        self.products: list[Node] = []
+
+    def path(self) -> Path:
+        for node in self.graph.detail.captured.nodes:
+            if node.op == "call_function":
+                self._classify(node)
+        if not self.products:
+            raise _Refused("no product of attention was found")
+        operands = [self._operands(n) for n in self.products]
+        if self.group.kind == "qk":
+            left = self._made([a for a, _ in operands])
+            right = self._made([b for _, b in operands])
+        else:
+            left = self._made([b for _, b in operands])
+            right = Side(tuple(self._read(n) for n in self.readers))
+            if not self.readers:
+                raise _Refused("no linear layer reads what attention gives")
+        seen = {(s.tensor, s.dim) for side in (left, right) for s in (*side.weights, *side.biases)}
+        rest = [m for m in self.group.members if (m.tensor, m.dim) not in seen]
+        if rest:
+            raise _Refused(f"{rest[0].tensor} holds a value for every dim")
+        return Path(self.group, left, right)
+
+    def _classify(self, node: Node) -> None:
+        op = op_name(node)
+        into = [n for n in node.all_input_nodes if self._touches(n)]
+        if not into and not self._touches(node):
+            return
+        inputs = [n for n in into if self._depends(n)]
+        if op in LAYERS:
+            weight = node.args[1]
+            first = node.args[0]
+            reads, makes = isinstance(first, Node) and self._touches(first), self._touches(node)
+            given = isinstance(weight, Node) and (weight.op == "placeholder" or (makes and op_name(weight) in MOVES))
+            if not given or (reads and makes) or self._grouped(node):
+                raise _Refused(f"{self._where(node)} stands between")
+            if reads and self.group.kind == "qk":
+                raise _Refused(f"{self._where(node)} reads queries or keys")
+            (self.readers if reads else self.makers).append(node)
+        elif op == ATTENTION or op in PRODUCTS:
+            self._product(node, inputs)
+        elif (
+            op in MOVES
+            or node.target is operator.getitem
+            or (op in ("mul", "div", "mul_", "div_") and self._by_scalar(node))
+        ):
+            return
+        else:
+            raise _Refused(f"{self._where(node)} stands between")
+
+    def _product(self, node: Node, inputs: list[Node]) -> None:
+        a, b = self._operands(node)
+        summed = not self._touches(node)
+        if self.group.kind == "qk":
+            if op_name(node) == ATTENTION:
+                good = self._touches(a) and self._touches(b)
+            else:
+                good = summed and self._touches(a) and self._touches(b) and self._depends(a) and self._depends(b)
+        else:
+            good = self._touches(b) and not self._touches(a) and not summed
+        if not good or (len(self._arguments(node)) > 2 and any(self._touches(n) for n in self._arguments(node)[3:])):
+            raise _Refused(f"{self._where(node)} uses the dims otherwise")
+        self.products.append(node)
+
+    def _arguments(self, node: Node) -> list[Node]:
+        flat: list[Node] = []
+        for arg in node.args:
+            flat += [x for x in (arg if isinstance(arg, (list, tuple)) else [arg]) if isinstance(x, Node)]
+        return flat
+
+    def _operands(self, node: Node) -> tuple[Node, Node]:
+        """Query and key, or probabilities and value."""
+        flat = self._arguments(node)
+        if op_name(node) == ATTENTION:
+            return (flat[0], flat[1]) if self.group.kind == "qk" else (flat[0], flat[2])
+        two = flat[1:3] if op_name(node) == "baddbmm" else flat[:2]
+        if len(two) < 2:
+            raise _Refused(f"{self._where(node)} has one operand")
+        a, b = two
+        if self.group.kind == "v" and self._touches(a):
+            return b, a
+        return a, b
+
+    def _by_scalar(self, node: Node) -> bool:
+        others = [n for n in node.all_input_nodes if not self._touches(n)]
+        return all(
+            isinstance(v := self.values.get(n.name), Value) and not v.fields and _single(v) for n in others
+        ) and (len(node.all_input_nodes) - len(others) == 1)
+
+    def _grouped(self, node: Node) -> bool:
+        return op_name(node) != "linear" and len(node.args) > 6 and bool(node.args[6] != 1)
+
+    def _touches(self, node: Node) -> bool:
+        return any(self.mine[f[f >= 0]].any() for f in self._arrays(node))
+
+    def _depends(self, node: Node) -> bool:
+        return any(v.depends for v in self._values(node))
+
+    def _arrays(self, node: Node) -> Iterator[Array]:
+        return (f.array for v in self._values(node) for f in v.fields)
+
+    def _values(self, node: Node) -> list[Value]:
+        value = self.values.get(node.name)
+        return [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Value)]
+
+    def _where(self, node: Node) -> str:
+        stack = node.meta.get("nn_module_stack") or {}
+        paths = [str(path) for path, _ in stack.values()]
+        return f"{op_name(node)} in {paths[-1] if paths and paths[-1] else 'the model'}"
+
+    def _made(self, operands: list[Node]) -> Side:
+        """The rows of the layers that make the operands, and what is added to them."""
+        labels = np.unique(np.concatenate([f.ravel() for n in operands for f in self._arrays(n)]))
+        labels = labels[labels >= 0]
+        labels = labels[self.mine[labels]]
+        rows = self._slices(labels)
+        weights = {s.tensor for s in rows}
+        makers: set[str] = set()
+        biases: list[Array] = []
+        for node in self.makers:
+            line = self._line(node.args[1])
+            makers |= {s.tensor for s in self._slices(line[np.isin(line, labels)])}
+            bias = node.args[2] if len(node.args) > 2 else None
+            value = self.values.get(bias.name) if isinstance(bias, Node) else None
+            if not isinstance(value, Value) or not value.fields:
+                continue
+            chosen = value.on(0)[-1].array.ravel()[np.isin(line, labels)]
+            if (chosen < 0).any():
+                raise _Refused("a bias has positions without labels")
+            biases.append(chosen)
+        held = self._slices(np.unique(np.concatenate(biases))) if biases else ()
+        if any(s.dim != 0 for s in (*rows, *held)):
+            raise _Refused("an operand comes from no layer's output")
+        if not weights <= makers:
+            raise _Refused("an operand is a parameter itself")
+        return Side(rows, held)
+
+    def _line(self, weight: Any) -> Array:
+        """Labels of the rows of a layer's weight."""
+        value = self.values.get(weight.name)
+        along = value.on(0) if isinstance(value, Value) else ()
+        if not along:
+            raise _Refused("a layer's weight is computed")
+        return along[-1].array.take([0], axis=1).ravel()
+
+    def _read(self, node: Node) -> Slices:
+        weight = node.args[1]
+        assert isinstance(weight, Node)
+        line = self.tensors[self.graph.detail.captured.tensors[weight.name]][1]
+        assert line is not None
+        (found,) = self._slices(line[self.mine[line]])
+        return found
+
+    def _slices(self, labels: Array) -> tuple[Slices, ...]:
+        """The tensors' positions behind labels, by lane and unit."""
+        home = np.searchsorted(self.starts, labels, side="right") - 1
+        found: list[Slices] = []
+        for h in np.unique(home).tolist():
+            name, dim, line = self.place[int(self.starts[h])]
+            mine = labels[home == h]
+            at = np.searchsorted(line, mine)
+            cls = self.cls[mine]
+            order = np.lexsort((at, self.unit[cls], self.lane[cls]))
+            per = len(at) // (self.group.lanes * self.group.size)
+            if per * self.group.lanes * self.group.size != len(at):
+                raise _Refused(f"{name} holds some of the dims alone")
+            found.append(Slices(name, dim, at[order].reshape(self.group.lanes, self.group.size, per)))
+        return tuple(found)
+
+
+def _single(value: Value) -> bool:
+    return math.prod(value.shape) == 1
