@@ -110,60 +110,59 @@ def search(
     """The solution whose measured time comes nearest to the target.
 
     The budget of the table is corrected by what was measured: multiplied first, halved between the nearest budgets on
-    either side when that leaves the bracket. A solution within half of the tolerance is measured a second time, for up
-    to twice as long, and both measurements together must hold it there. smallest: the error when even the quickest
-    sizes are too slow.
+    either side when that leaves the bracket. Only a measurement that is certainly off moves an end of the bracket; one
+    that is not is repeated when its solution comes up again. A solution within half of the tolerance is measured a
+    second time, for up to twice as long, and all of its measurements together must hold it there. smallest: the error
+    when even the quickest sizes are too slow.
 
     Raises TargetError for a target out of reach.
     """
     low, high = solver.least, solver.most
     budget = target.value / dense_ms if target.absolute else target.value
-    seen: dict[bytes, Compared] = {}
-    best: tuple[Solution, Compared] | None = None
+    seen: dict[bytes, tuple[Solution, Compared]] = {}
     used, closed = 0, False
     progress.start(f"meeting {target}", rounds)
     for _ in range(4 * rounds):
         budget = float(np.clip(budget, solver.least, solver.most))
         solution = solver.solve(budget)
         key = solution.sizes.tobytes()
-        known = seen.get(key)
-        if known is None:
+        known = seen[key][1] if key in seen else None
+        if known is None or known.uncertainty(target) > abs(known.miss(target)):
             if used == rounds:
                 break
             small = build(solution.sizes)
-            known = compare(clock, dense, small, target, tolerance, seconds)
+            known = _joined(known, compare(clock, dense, small, target, tolerance, seconds))
             if abs(known.miss(target)) <= NEAR * tolerance:
-                again = compare(clock, dense, small, target, tolerance, 2 * seconds)
-                known = Compared(np.concatenate([known.times, again.times]))
-            seen[key], used = known, used + 1
+                known = _joined(known, compare(clock, dense, small, target, tolerance, 2 * seconds))
+            seen[key], used = (solution, known), used + 1
             progress.advance(1, asked=target.value, got=known.got(target))
-        if best is None or abs(known.miss(target)) < abs(best[1].miss(target)):
-            best = (solution, known)
-        if abs(known.miss(target)) <= NEAR * tolerance:
+        miss = known.miss(target)
+        sure = abs(miss) > known.uncertainty(target)
+        if abs(miss) <= NEAR * tolerance or (miss <= 0 and budget >= solver.most):
             break
-        if known.miss(target) > 0:
-            high = min(high, budget)
-            if budget <= solver.least:
-                if known.miss(target) > tolerance:
-                    progress.done()
-                    raise smallest(known)
+        if miss > 0 and budget <= solver.least:
+            if miss <= tolerance:
                 break
-        else:
-            low = max(low, budget)
-            if budget >= solver.most:
-                break
+            if sure:
+                progress.done()
+                raise smallest(known)
+        if sure:
+            low, high = (low, min(high, budget)) if miss > 0 else (max(low, budget), high)
         if high - low <= RESOLUTION * solver.most:
             closed = True
             break
-        budget = solution.predicted / (1.0 + known.miss(target))
+        budget = solution.predicted / (1.0 + miss)
         if budget <= low == solver.least:
             budget = solver.least  # the quickest there is: measured, it settles whether the target is in reach
         elif not low < budget < high:
             budget = (low + high) / 2
     progress.done()
-    assert best is not None
-    solution, compared = best
+    solution, compared = min(seen.values(), key=lambda pair: abs(pair[1].miss(target)))
     return Found(solution, compared, used, _note(compared, target, tolerance, closed, used))
+
+
+def _joined(before: Compared | None, now: Compared) -> Compared:
+    return now if before is None else Compared(np.concatenate([before.times, now.times]))
 
 
 def _note(compared: Compared, target: Target, tolerance: float, closed: bool, rounds: int) -> str:
