@@ -462,8 +462,8 @@ def test_latency_of_the_shipped_model(tmp_path, monkeypatch):
     assert measured == [1] and len(list((tmp_path / "vitprune" / "latency").iterdir())) == 1
     assert plan.obtained["latency"]["batch"] == 16 and plan.obtained["latency"]["threads"] == 1
     small = vitprune.shrink(origin, graph, plan)
-    times = WallClock(at_batch((x,), 16), threads=1).whole([origin.model, small], 40)
-    assert np.median(times[:, 1] / times[:, 0]) == pytest.approx(0.7, rel=0.15)
+    times = WallClock(at_batch((x,), 16), threads=1).whole([origin.model, small], 100)
+    assert np.median(times[:, 1] / times[:, 0]) == pytest.approx(0.7, rel=0.2)
     vitprune.save(tmp_path / "small", small, plan, origin)
     assert sum(p.numel() for p in vitprune.load(tmp_path / "small").parameters()) == plan.obtained["params"]["value"]
     allocate_latency(origin.model, graph, scores, "latency=0.8x", (x,), timing=dataclasses.replace(timing, rounds=1))
