@@ -363,6 +363,16 @@ def test_what_is_asked_is_obtained(tiny, target, scope):
     assert Plan.from_json(plan.to_json()) == plan
 
 
+def test_all_kinds_together(tiny, monkeypatch):
+    monkeypatch.setattr(table, "SHARED", 2)
+    monkeypatch.setattr(table, "POINTS_SHARED", {0: 1, 1: 2, 2: 2})
+    plan = planned(tiny, "latency=0.4x", kinds=("heads", "qk", "v", "mlp", "residual", "block"))
+    assert plan.obtained["latency"]["ratio"] == pytest.approx(0.4, rel=0.03)
+    assert {plan.groups[name].kind for name in plan.pruned()} & {"residual", "mlp"}
+    small = shrink(tiny.model, tiny.graph, plan, example=(tiny.x,))
+    assert sum(p.numel() for p in small.parameters()) == plan.obtained["params"]["value"]
+
+
 def test_settings_of_allocate_hold(tiny):
     settings = {"minimum": {"mlp": 100}, "protect": ["blocks.0.*"], "ratios": {"qk": 0.5, "v": 0.5}, "round_to": 4}
     plan = planned(tiny, "latency=0.85x", **settings)
