@@ -46,6 +46,11 @@ def plain_graph(groups, cosize=()):
         ("params=12M", "params", 12e6, True),
         ("params=500k", "params", 5e5, True),
         ("macs=5e-1", "macs", 0.5, False),
+        ("macs=0.5x", "macs", 0.5, False),
+        ("latency=0.5x", "latency", 0.5, False),
+        ("latency=0.75", "latency", 0.75, False),
+        ("latency=12ms", "latency", 12.0, True),
+        ("Latency = 0.012 s", "latency", 12.0, True),
     ],
 )
 def test_target_parses(text, metric, value, absolute):
@@ -62,11 +67,17 @@ def test_target_parses(text, metric, value, absolute):
         ("macs=half", "is not understood"),
         ("macs=0.5X", "is not understood"),
         ("macs=1e", "is not understood"),
-        ("flops=0.5", "metric must be one of macs, params, but got 'flops'"),
+        ("flops=0.5", "metric must be one of macs, params, latency, but got 'flops'"),
         ("macs=0", "must be above 0, but got macs=0"),
         ("macs=-0.5", "must be above 0, but got macs=-0.5"),
         ("macs=-5G", "must be above 0"),
         ("macs=50", r"must be in \(0, 1\].*but got macs=50.*needs a suffix"),
+        ("macs=12ms", "macs is not given in 'ms'"),
+        ("params=0.5s", "params is not given in 's'"),
+        ("latency=12M", "latency is not given in 'M'"),
+        ("latency=12us", "is not understood"),
+        ("latency=12", r"must be in \(0, 1\].*needs a suffix ms or s"),
+        ("latency=0ms", "must be above 0"),
         ("macs=1e999", "must be above 0|must be in"),
     ],
 )
@@ -84,6 +95,12 @@ def test_absolute_target_equals_its_ratio():
     assert by_ratio.groups == absolute.groups
     with pytest.raises(TargetError, match=r"macs=1G is above the dense model's macs"):
         allocate(graph, scores, "macs=1G")
+
+
+def test_latency_alone_is_no_target_of_allocate():
+    graph = toy_graph()
+    with pytest.raises(TargetError, match=r"latency=0.5x needs times measured on the model.*vitprune.prune"):
+        allocate(graph, random_scores(graph), "latency=0.5")
 
 
 # sizes

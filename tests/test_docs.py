@@ -27,6 +27,7 @@ def test_there_are_blocks() -> None:
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     scope: dict[str, object] = {}
     exec(compile(block, "block", "exec"), scope)
     assert "vitprune" in scope

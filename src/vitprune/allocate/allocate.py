@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from vitprune.allocate.ranking import Cluster, Steps, rank_steps, top_units
 from vitprune.allocate.solve import Cost, fit_budget, sizes_after
-from vitprune.allocate.target import METRICS, Target, human
+from vitprune.allocate.target import Target, human
 from vitprune.allocate.widths import Minimum, check_minimum, least, permitted_sizes
 from vitprune.arrays import Ints, Scores
 from vitprune.errors import TargetError
@@ -64,48 +65,94 @@ def allocate(
     Raises TargetError for malformed settings, and for an unreachable target (with the smallest reachable value).
     """
     wanted = Target.parse(target) if isinstance(target, str) else target
-    chosen, fixed_ratios, patterns = tuple(dict.fromkeys(kinds)), dict(ratios or {}), tuple(protect)
-    _check(graph, scope, chosen, round_to, minimum, patterns, fixed_ratios, wanted)
-    left_out = _left_out(graph, chosen, round_to, minimum, patterns, inexact)
-    clusters, notes = _clusters(graph, left_out, round_to, minimum)
-    clusters = _apply_ratios(clusters, scores, scope, fixed_ratios, free=wanted is not None)
-    steps = rank_steps(clusters, scores, scope)
+    if wanted is not None and wanted.metric == "latency":
+        raise TargetError(
+            f"target {wanted} needs times measured on the model, which allocate does not have: use "
+            "vitprune.prune(model, example, target) or vitprune.latency.allocate_latency(...)"
+        )
+    space = choices(
+        graph,
+        scores,
+        wanted,
+        scope=scope,
+        kinds=kinds,
+        round_to=round_to,
+        minimum=minimum,
+        protect=protect,
+        ratios=ratios,
+        inexact=inexact,
+    )
+    clusters, steps = space.clusters, space.steps
     sizes = (
         sizes_after(clusters, steps, len(steps.cluster))
         if wanted is None
-        else _reach(graph, clusters, steps, wanted, chosen, round_to, notes)
+        else _reach(graph, clusters, steps, wanted, space.settings["kinds"], round_to, space.settings["notes"])
     )
-    size_of = {g.name: int(n) for c, n in zip(clusters, sizes, strict=True) for g in c.groups}
+    return plan_at(space, sizes, {} if wanted is None else {wanted.metric: wanted.value})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choices:
+    """What an allocator may choose from, all rules applied: a size per cluster, and what each step is worth."""
+
+    graph: Graph
+    scores: Scores
+    clusters: list[Cluster]
+    steps: Steps
+    settings: dict[str, Any]  # of the plan; its "notes" may still grow
+
+
+def choices(
+    graph: Graph,
+    scores: Scores,
+    target: Target | None,
+    *,
+    scope: Scope = DEFAULT_SCOPE,
+    kinds: Iterable[str] = DEFAULT_KINDS,
+    round_to: int = 8,
+    minimum: Minimum = None,
+    protect: Iterable[str] = (),
+    ratios: Mapping[str, float] | None = None,
+    inexact: bool = False,
+) -> Choices:
+    """The clusters that may shrink and their ranked steps; arguments and errors are those of `allocate`."""
+    chosen, fixed_ratios, patterns = tuple(dict.fromkeys(kinds)), dict(ratios or {}), tuple(protect)
+    _check(graph, scope, chosen, round_to, minimum, patterns, fixed_ratios, target)
+    left_out = _left_out(graph, chosen, round_to, minimum, patterns, inexact)
+    clusters, notes = _clusters(graph, left_out, round_to, minimum)
+    clusters = _apply_ratios(clusters, scores, scope, fixed_ratios, free=target is not None)
+    settings = {
+        "scope": scope,
+        "kinds": list(chosen),
+        "round_to": round_to,
+        "minimum": minimum if isinstance(minimum, int) else dict(minimum or {}),
+        "protect": list(patterns),
+        "ratios": fixed_ratios,
+        "not_pruned": left_out,
+        "frozen": {f.where: f.reason for f in graph.frozen},
+        "notes": notes,
+    }
+    return Choices(graph, scores, clusters, rank_steps(clusters, scores, scope), settings)
+
+
+def plan_at(space: Choices, sizes: Ints, asked: Mapping[str, Any]) -> Plan:
+    """The plan that gives every cluster its size of `sizes`; each lane keeps its own best units."""
+    graph, scores = space.graph, space.scores
+    size_of = {g.name: int(n) for c, n in zip(space.clusters, sizes, strict=True) for g in c.groups}
     groups = {
         g.name: GroupPlan(g.kind, g.size, g.lanes, top_units(scores[g.name], size_of[g.name]))
         if size_of.get(g.name, g.size) < g.size
         else keep_all(g)
         for g in graph.groups
     }
-    return Plan(
-        groups,
-        graph.fingerprint,
-        asked={} if wanted is None else {wanted.metric: wanted.value},
-        obtained=obtained(graph, size_of),
-        settings={
-            "scope": scope,
-            "kinds": list(chosen),
-            "round_to": round_to,
-            "minimum": minimum if isinstance(minimum, int) else dict(minimum or {}),
-            "protect": list(patterns),
-            "ratios": fixed_ratios,
-            "not_pruned": left_out,
-            "frozen": {f.where: f.reason for f in graph.frozen},
-            "notes": notes,
-        },
-    )
+    return Plan(groups, graph.fingerprint, asked, obtained(graph, size_of), settings=space.settings)
 
 
 def obtained(graph: Graph, sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
     """Per metric the cost at `sizes`, the dense cost, and their ratio."""
     return {
         metric: {"value": value, "dense": dense, "ratio": value / dense if dense else 1.0}
-        for metric, value, dense in zip(METRICS, graph.cost(sizes), graph.cost(), strict=True)
+        for metric, value, dense in zip(("macs", "params"), graph.cost(sizes), graph.cost(), strict=True)
     }
 
 

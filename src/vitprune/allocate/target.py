@@ -9,18 +9,22 @@ from typing import Literal, cast, get_args
 
 from vitprune.errors import TargetError
 
-Metric = Literal["macs", "params"]
+Metric = Literal["macs", "params", "latency"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
-_FORM = "write METRIC=RATIO or METRIC=ABSOLUTE, such as macs=0.5, params=0.4, macs=4.6G or params=12M"
+MILLISECONDS = {"ms": 1.0, "s": 1e3}
+_FORM = (
+    "write METRIC=RATIO or METRIC=ABSOLUTE, such as macs=0.5, params=0.4, latency=0.5x, macs=4.6G, params=12M or "
+    "latency=12ms"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A budget that the pruned model must not exceed."""
+    """A budget: MACs and parameters never exceed it, a measured latency meets it."""
 
     metric: Metric
-    value: float  # a ratio in (0, 1], or MACs per image / parameters when absolute
+    value: float  # a ratio in (0, 1]; when absolute MACs per image, parameters, or ms of the whole batch
     absolute: bool = False
 
     def __post_init__(self) -> None:
@@ -29,28 +33,35 @@ class Target:
         if not math.isfinite(self.value) or self.value <= 0:
             raise TargetError(f"target must be above 0, but got {self.metric}={self.value:g}; {_FORM}")
         if not self.absolute and self.value > 1:
+            suffix = "ms or s" if self.metric == "latency" else "k, M, G or T"
             raise TargetError(
                 f"target ratio must be in (0, 1], the share of the dense model that stays, but got "
-                f"{self.metric}={self.value:g}; an absolute value needs a suffix k, M, G or T"
+                f"{self.metric}={self.value:g}; an absolute value needs a suffix {suffix}"
             )
 
     @staticmethod
     def parse(text: str) -> Target:
-        """The target in `text`: "macs=0.5", "params=0.4", "macs=4.6G", "params=12M".
+        """The target in `text`: "macs=0.5", "params=0.4x", "latency=0.5x", "macs=4.6G", "params=12M", "latency=12ms".
 
-        Raises TargetError when it is malformed or out of range.
+        An x after a share changes nothing. Raises TargetError when it is malformed or out of range.
         """
-        match = re.fullmatch(r"\s*([A-Za-z]+)\s*=\s*([-+0-9.eE]+)\s*([A-Za-z]?)\s*", text)
+        match = re.fullmatch(r"\s*([A-Za-z]+)\s*=\s*([-+.0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
         try:
             if match is None:
                 raise ValueError(text)
-            metric, number, suffix = match.groups()
-            value = float(number) * (SUFFIXES[suffix] if suffix else 1.0)
+            metric, number, suffix = match[1].lower(), float(match[2]), match[3]
+            if suffix in ("", "x"):
+                return Target(cast(Metric, metric), number)
+            units = MILLISECONDS if metric == "latency" else SUFFIXES
+            if suffix not in units and suffix in (SUFFIXES | MILLISECONDS):
+                raise TargetError(f"target {text!r}: {metric} is not given in {suffix!r}; {_FORM}")
+            return Target(cast(Metric, metric), number * units[suffix], True)
+        except TargetError:
+            raise
         except (ValueError, KeyError) as error:
             raise TargetError(f"target {text!r} is not understood; {_FORM}") from error
-        return Target(cast(Metric, metric.lower()), value, bool(suffix))
 
-    def budget(self, dense: int) -> float:
+    def budget(self, dense: float) -> float:
         """The most that the pruned model may cost, when the dense one costs `dense`.
 
         Raises TargetError for an absolute target above the dense model's cost.
@@ -58,10 +69,13 @@ class Target:
         if not self.absolute:
             return self.value * dense
         if self.value > dense:
-            raise TargetError(f"target {self} is above the dense model's {self.metric} of {human(dense)}; ask for less")
+            has = f"{dense:.4g}ms" if self.metric == "latency" else human(dense)
+            raise TargetError(f"target {self} is above the dense model's {self.metric} of {has}; ask for less")
         return self.value
 
     def __str__(self) -> str:
+        if self.metric == "latency":
+            return f"latency={self.value:g}{'ms' if self.absolute else 'x'}"
         return f"{self.metric}={human(self.value) if self.absolute else format(self.value, 'g')}"
 
 

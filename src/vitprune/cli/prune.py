@@ -18,7 +18,10 @@ def prune(
     data: o.Data,
     target: Annotated[
         str,
-        typer.Option(metavar="METRIC=VALUE", help="macs=0.5, params=0.4 (shares), macs=4.6G, params=12M (absolute)."),
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="macs=0.5, params=0.4, latency=0.5x (shares), macs=4.6G, params=12M, latency=12ms (absolute).",
+        ),
     ] = "macs=0.5",
     method: Annotated[
         str,
@@ -45,6 +48,10 @@ def prune(
     ] = None,
     ratio: Annotated[
         list[str] | None, typer.Option(metavar="KIND=SHARE", help="Fixed share that stays of a kind; may be repeated.")
+    ] = None,
+    latency_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass that latency= is of.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads that latency= is measured with.", show_default="as set")
     ] = None,
     reduction: Annotated[str, typer.Option(help="A unit's slices to one number: default, sum, mean, max.")] = "default",
     normalise: Annotated[
@@ -110,6 +117,8 @@ def prune(
         rotate and calibration > 0,
         refit and calibration > 0,
         calibration,
+        latency_batch,
+        threads,
     )
     training = o.train_settings(
         epochs,

@@ -63,14 +63,14 @@ def latency(
     shown, rows = progress or Silent(), []
     for model in models.values():
         model.to(device)
-    with _threads(threads) as used, evaluating(*models.values()), torch.no_grad():
+    with using_threads(threads) as used, evaluating(*models.values()), torch.no_grad():
         shown.start("timing", len(batch_sizes) * (warmup + repeats))
         for batch in batch_sizes:
             x = example[:1].to(device).expand(batch, *example.shape[1:]).contiguous()
             times: dict[str, list[float]] = {name: [] for name in models}
             for turn in range(warmup + repeats):
                 for name, model in models.items():
-                    ms = _time(model, x)
+                    ms = timed(model, x)
                     if turn >= warmup:
                         times[name].append(ms)
                 shown.advance()
@@ -82,23 +82,25 @@ def latency(
     return tuple(rows)
 
 
-def _time(model: nn.Module, x: Tensor) -> float:
-    """Milliseconds of one forward pass."""
-    if x.device.type == "cuda":
+def timed(model: nn.Module, *args: Any) -> float:
+    """Milliseconds of one forward pass on `args`, the first of them a tensor on the model's device."""
+    place = args[0].device
+    if place.type == "cuda":
         event: Any = torch.cuda.Event
         begin, end = event(enable_timing=True), event(enable_timing=True)
         begin.record()
-        model(x)
+        model(*args)
         end.record()
-        torch.cuda.synchronize(x.device)
+        torch.cuda.synchronize(place)
         return float(begin.elapsed_time(end))
     began = time.perf_counter()
-    model(x)
+    model(*args)
     return 1000 * (time.perf_counter() - began)
 
 
 @contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
+def using_threads(wanted: int | None) -> Iterator[int]:
+    """So many CPU threads for a while (None: as set); gives their number."""
     before = torch.get_num_threads()
     if wanted is not None:
         torch.set_num_threads(wanted)

@@ -13,6 +13,7 @@ from vitprune import models, store
 from vitprune import trace as tracing
 from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, Target, allocate
 from vitprune.errors import ModelError, StoreError
+from vitprune.latency import Timing, allocate_latency
 from vitprune.models import LoadedModel
 from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
@@ -144,12 +145,15 @@ def prune(
     batches: Iterable[Any] | None = None,
     refits: bool = True,
     rotates: bool = True,
+    latency_batch: int = 1,
+    threads: int | None = None,
 ) -> tuple[nn.Module, Plan]:
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
     `model` stays as it is. The result was compared with the masked dense model on the way. method: "auto" is
     "refit-error" where there are batches, else "magnitude-l2". batches: calibration images, or (images, labels) pairs,
-    for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`.
+    for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`. latency_batch,
+    threads: images per forward pass, and CPU threads, that a target such as "latency=0.5x" is measured with.
 
     Raises TargetError for a target that is malformed or out of reach, ModelError when the model cannot be captured,
     OracleError when the comparison fails.
@@ -160,17 +164,13 @@ def prune(
     kinds, method = tuple(kinds), chosen_method(method, data is not None)
     source = rotate(model, graph, data) if data is not None and rotates and {"qk", "v"} & set(kinds) else model
     scores = score(graph, source, method, seed, data, kinds=kinds)
-    plan = allocate(
-        graph,
-        scores,
-        target,
-        scope=scope,
-        kinds=kinds,
-        round_to=round_to,
-        minimum=minimum,
-        protect=protect,
-        ratios=ratios,
-    )
+    rules: dict[str, Any] = {"scope": scope, "kinds": kinds, "round_to": round_to, "minimum": minimum}
+    rules |= {"protect": protect, "ratios": ratios}
+    wanted = Target.parse(target) if isinstance(target, str) else target
+    if wanted.metric == "latency":
+        plan = allocate_latency(model, graph, scores, wanted, args, timing=Timing(latency_batch, threads), **rules)
+    else:
+        plan = allocate(graph, scores, wanted, **rules)
     rotated = sorted(source.energy) if isinstance(source, Rotated) else []
     plan = replace(
         plan, method=method, settings={**plan.settings, "seed": seed, "rotated": rotated}, versions=versions()

@@ -16,6 +16,7 @@ from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
+from vitprune.latency import Timing, allocate_latency
 from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
@@ -53,6 +54,8 @@ class PruneSettings:
     rotate: bool = True  # change the basis of heads before dims are dropped, where the model permits it
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
     calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
+    latency_batch: int = 1  # images per forward pass that a latency target is of
+    threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,17 +207,27 @@ class _Run:
             normalisation=chosen.normalisation,
         )
         scores = scores if self.rotated is None else ordered(scores, self.rotated)
-        plan = allocate(
-            self.graph,
-            scores,
-            chosen.target,
-            scope=chosen.scope,
-            kinds=chosen.kinds,
-            round_to=chosen.round_to,
-            minimum=chosen.minimum,
-            protect=chosen.protect,
-            ratios=chosen.ratios,
-        )
+        rules: dict[str, Any] = {
+            "scope": chosen.scope,
+            "kinds": chosen.kinds,
+            "round_to": chosen.round_to,
+            "minimum": chosen.minimum,
+            "protect": chosen.protect,
+            "ratios": chosen.ratios,
+        }
+        if chosen.target.metric == "latency":
+            plan = allocate_latency(
+                self.opened.model,
+                self.graph,
+                scores,
+                chosen.target,
+                (self.example,),
+                timing=Timing(chosen.latency_batch, chosen.threads),
+                progress=self.progress,
+                **rules,
+            )
+        else:
+            plan = allocate(self.graph, scores, chosen.target, **rules)
         return replace(
             plan,
             method=chosen.method,
@@ -262,7 +275,8 @@ class _Run:
             return self.plan, rows
         _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)
         both = compose(self.opened.plan, self.plan, dense, same_groups(self.graph, dense))
-        both = replace(both, obtained=obtained(dense, both.sizes()))
+        timed = {k: v for k, v in self.plan.obtained.items() if k == "latency"}  # relative to the model as it came
+        both = replace(both, obtained=obtained(dense, both.sizes()) | timed)
         rebuild(both, self.opened.loaded.preprocessing)  # if that fails, then before anything is written
         return both, rows
 

@@ -1,0 +1,557 @@
+"""Latency targets, mostly with a clock that counts parameters instead of measuring time."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import nn
+
+import vitprune
+from conftest import TINY
+from vitprune.allocate.allocate import choices, plan_at
+from vitprune.allocate.target import Target
+from vitprune.errors import TargetError, VitpruneError
+from vitprune.latency import Timing, allocate_latency, cache, table
+from vitprune.latency.branches import find_structure
+from vitprune.latency.clock import WallClock, at_batch
+from vitprune.latency.knapsack import Knapsack
+from vitprune.latency.search import Compared
+from vitprune.latency.solver import STEPS, Solver
+from vitprune.latency.table import make_grid, measure_table
+from vitprune.latency.worth import kept_values
+from vitprune.plan import Plan
+from vitprune.progress import Silent
+from vitprune.shrink import shrink
+
+HALF = Target.parse("latency=0.5x")
+
+
+class CountingClock:
+    """A region takes a microsecond per parameter and 100 us; a whole model 20 % more, and 1 ms."""
+
+    def __init__(self):
+        self.compared = 0
+
+    def parts(self, models, regions, turns):
+        row = []
+        for model in models:
+            inside = [sum(p.numel() for m in r for p in model.get_submodule(m).parameters()) for r in regions]
+            inside[0] += sum(p.numel() for p in model.parameters()) - sum(inside)
+            row.append([n / 1000 + 0.1 for n in inside])
+        return np.array([row] * turns)
+
+    def whole(self, models, turns):
+        self.compared += turns
+        return np.array([[1.2 * sum(p.numel() for p in m.parameters()) / 1000 + 1 for m in models]] * turns)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=48, depth=4, num_heads=3, num_classes=3
+    ).eval()
+    x = torch.randn(2, 3, 16, 16)
+    graph = vitprune.trace(model, x)
+    return SimpleNamespace(model=model, x=x, graph=graph, scores=vitprune.score(graph, model))
+
+
+def planned(tiny, target, **settings):
+    timing = settings.pop("timing", None)
+    clock = settings.pop("clock", CountingClock())
+    return allocate_latency(
+        tiny.model, tiny.graph, tiny.scores, target, (tiny.x,), clock=clock, timing=timing, **settings
+    )
+
+
+def spaced(tiny, **settings):
+    space = choices(tiny.graph, tiny.scores, HALF, **settings)
+    structure = find_structure(tiny.graph, space.clusters)
+
+    def build(sizes):
+        return shrink(tiny.model, tiny.graph, plan_at(space, sizes, {}), check=False, example=(tiny.x,))
+
+    measured = measure_table(structure, space.clusters, tiny.model, build, CountingClock(), Silent())
+    return space, structure, measured, build
+
+
+# the knapsack
+
+
+def instance(seed, items=4):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 5, items)
+    return [rng.integers(0, 20, n).astype(float) for n in counts], [rng.random(n) for n in counts]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_knapsack_equals_brute_force_at_every_budget(seed):
+    costs, values = instance(seed)
+    solver = Knapsack(costs, values, unit=1.0)
+    for budget in range(-1, 80, 3):
+        feasible = [
+            sum(v[i] for v, i in zip(values, picks, strict=True))
+            for picks in itertools.product(*(range(len(c)) for c in costs))
+            if sum(c[i] for c, i in zip(costs, picks, strict=True)) <= budget
+        ]
+        assert solver.value(budget) == pytest.approx(max(feasible, default=-np.inf))
+        if feasible:
+            picks = solver.choose(budget)
+            assert sum(c[i] for c, i in zip(costs, picks, strict=True)) <= budget
+            assert sum(v[i] for v, i in zip(values, picks, strict=True)) == pytest.approx(max(feasible))
+        else:
+            with pytest.raises(ValueError, match="cheapest choices cost"):
+                solver.choose(budget)
+
+
+@pytest.mark.parametrize("seed", [10, 11])
+def test_knapsack_equals_an_integer_program(seed):
+    rng = np.random.default_rng(seed)
+    costs, values = [rng.integers(1, 400, 12).astype(float) for _ in range(10)], [rng.random(12) for _ in range(10)]
+    budget = 1000.0
+    one_each = np.kron(np.eye(10), np.ones(12))
+    found = milp(
+        -np.concatenate(values),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(np.concatenate(costs)[None], 0, budget)],
+        integrality=np.ones(120),
+        bounds=Bounds(0, 1),
+    )
+    assert Knapsack(costs, values, unit=1.0).value(budget) == pytest.approx(-found.fun, rel=1e-4)
+
+
+def test_costs_count_in_full_whatever_the_unit():
+    costs = [np.array([1.0, 2.5]), np.array([0.3, 0.9])]
+    solver = Knapsack(costs, [np.array([0.0, 1.0]), np.array([0.0, 1.0])], unit=0.4)
+    for budget in np.linspace(1.3, 4, 20):
+        assert sum(c[i] for c, i in zip(costs, solver.choose(budget), strict=True)) <= budget + 1e-9
+
+
+# branches
+
+
+def test_branches_of_a_vit_are_its_attentions_and_mlps_with_their_norms(tiny):
+    _, structure, _, _ = spaced(tiny)
+    assert structure.shared is None and structure.notes == ()
+    found = {b.modules for b in structure.branches}
+    both = [(f"blocks.{i}.norm{n}", f"blocks.{i}.{m}") for i in range(4) for n, m in ((1, "attn"), (2, "mlp"))]
+    assert found == {(), *both}
+    assert structure.branches[0].modules == ()
+    assert [len(b.axes) for b in structure.branches] == [0] + [1] * 8  # q/k and v dims are tied
+
+
+def test_axes_are_heads_dims_and_the_residual_width_is_shared(tiny):
+    space = choices(tiny.graph, tiny.scores, HALF, kinds=("heads", "qk", "v", "mlp", "residual", "block"))
+    structure = find_structure(tiny.graph, space.clusters)
+    kinds = [{space.clusters[i].groups[0].kind for i in a.clusters} for a in structure.branches[1].axes]
+    assert kinds == [{"qk"}, {"heads"}]
+    assert structure.branches[1].block is not None
+    assert space.clusters[structure.branches[1].block].groups[0].name == "blocks.0.attn:block"
+    assert structure.shared is not None
+    assert [space.clusters[i].groups[0].kind for i in structure.shared.clusters] == ["residual"]
+    assert all(len(structure.axes(b)) == len(b.axes) + 1 for b in structure.branches)
+
+
+def test_several_residual_widths_move_together():
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, window_size=7, embed_dim=16, depths=(2, 2), num_heads=(2, 2)
+    ).eval()
+    graph = vitprune.trace(model, torch.randn(2, 3, 56, 56))
+    scores = vitprune.score(graph, model)
+    space = choices(graph, scores, HALF, kinds=("residual", "mlp"), round_to=4)
+    structure = find_structure(graph, space.clusters)
+    assert structure.shared is not None and len(structure.shared.clusters) == 2
+    assert any("keep the same share of each" in note for note in structure.notes)
+    dense = structure.shared.sizes[-1]
+    assert dense.tolist() == [space.clusters[i].sizes[-1] for i in structure.shared.clusters]
+    shares = structure.shared.sizes / dense
+    assert np.abs(shares[:, 0] - shares[:, 1]).max() <= 4 / 16
+    assert (np.diff(structure.shared.sizes, axis=0) >= 0).all()
+
+
+# the clock
+
+
+class Slow(nn.Module):
+    """Takes some of a time that only the test lets pass."""
+
+    def __init__(self, now, before, after=0.0, inner=None):
+        super().__init__()
+        self.now, self.before, self.after = now, before, after
+        self.inner = inner
+
+    def forward(self, x):
+        self.now[0] += self.before
+        if self.inner is not None:
+            x = self.inner(x)
+        self.now[0] += self.after
+        return x
+
+
+def test_parts_are_exclusive_of_branches_inside(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("vitprune.latency.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    model = nn.Sequential(
+        Slow(now, 0.001, 0.002, inner=Slow(now, 0.004)), Slow(now, 0.008), Slow(now, 0.016)
+    )  # fmt: skip
+    clock = WallClock((torch.zeros(1),))
+    times = clock.parts([model], [(), ("0",), ("0.inner", "2")], turns=3)
+    assert times.shape == (3, 1, 3)
+    assert times[0, 0] == pytest.approx([8.0, 3.0, 20.0])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_whole_takes_turns_in_eval_mode_and_gives_threads_back():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
+    before = torch.get_num_threads()
+    times = WallClock((torch.zeros(2, 4),), threads=1, warmup=0).whole([model, model], 5)
+    assert times.shape == (5, 2) and (times > 0).all()
+    assert model.training and torch.get_num_threads() == before
+
+
+def test_arguments_take_the_batch_asked_for():
+    x, text = torch.randn(2, 3, 4), torch.arange(2)
+    images, words, flag = at_batch((x, text, True), 5)
+    assert images.shape == (5, 3, 4) and words.shape == (5,) and flag is True
+    assert torch.equal(images[4], x[0])
+    with pytest.raises(VitpruneError, match="first argument is a tensor"):
+        at_batch(("image",), 2)
+
+
+# the table
+
+
+@pytest.mark.parametrize("kinds", [("mlp", "qk", "v"), ("mlp", "qk", "v", "residual"), ("heads", "qk")])
+def test_interpolated_times_are_those_of_models_off_the_grid(tiny, kinds, monkeypatch):
+    monkeypatch.setattr(table, "SHARED", 2)
+    monkeypatch.setattr(table, "POINTS_SHARED", {0: 1, 1: 3})
+    space, structure, measured, build = spaced(tiny, kinds=kinds)
+    dense = CountingClock().parts([tiny.model], [b.modules for b in structure.branches], 1)[0, 0].sum()
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        sizes = np.array([rng.choice(c.sizes) for c in space.clusters])
+        real = CountingClock().parts([build(sizes)], [b.modules for b in structure.branches], 1)[0, 0]
+        for number, branch in enumerate(structure.branches):
+            at = tuple(
+                int(np.flatnonzero((a.sizes == sizes[list(a.clusters)]).all(axis=1))[0]) for a in structure.axes(branch)
+            )
+            got = measured.times(number)[at]
+            assert got == pytest.approx(real[number] / dense, rel=1e-6), branch.modules  # parameters are multilinear
+
+
+def test_grids_end_at_the_smallest_and_the_dense_size(tiny):
+    _, structure, _, _ = spaced(tiny, round_to=4)
+    grid = make_grid(structure)
+    for branch, points in zip(structure.branches, grid.points, strict=True):
+        for axis, at in zip(branch.axes, points, strict=True):
+            assert at[0] == 0 and at[-1] == len(axis.sizes) - 1 and len(at) <= 9
+
+
+def test_a_branch_that_is_not_called_is_refused(tiny):
+    class Deaf(CountingClock):
+        def parts(self, models, regions, turns):
+            times = super().parts(models, regions, turns)
+            times[:, :, 1] = 0
+            return times
+
+    with pytest.raises(
+        TargetError, match=r"blocks.0.attn cannot be measured, as it is not called as a module.*protect"
+    ):
+        planned(tiny, "latency=0.8x", clock=Deaf())
+
+
+# the solver
+
+
+def test_solver_equals_brute_force_over_all_sizes(tiny):
+    protect = ["blocks.[123].*", "blocks.0.attn:heads"]
+    space, structure, measured, _ = spaced(tiny, protect=protect, round_to=8)
+    solver = Solver(space, measured)
+    kept = kept_values(space)
+    axes = [(n, b.axes[0]) for n, b in enumerate(structure.branches) if b.axes]
+    assert len(axes) == 2
+    fixed = sum(measured.times(n).item() for n, b in enumerate(structure.branches) if not b.axes)
+    weights = []
+    for n, axis in axes:
+        t = measured.times(n)
+        weights.append((t[-1] - t[0]) / (1 - axis.sizes[0, 0] / axis.sizes[-1, 0]))
+
+    def best(budget):
+        return max(
+            sum(w * kept[a.clusters[0]][i] for w, (_, a), i in zip(weights, axes, picks, strict=True))
+            for picks in itertools.product(*(range(len(a.sizes)) for _, a in axes))
+            if fixed + sum(measured.times(n)[i] for (n, _), i in zip(axes, picks, strict=True)) <= budget + 1e-12
+        )
+
+    for budget in np.linspace(solver.least + 0.002, solver.most, 7):
+        solution = solver.solve(budget)
+        assert solution.predicted <= budget + 1e-9
+        got = sum(
+            w * kept[a.clusters[0]][list(space.clusters[a.clusters[0]].sizes).index(solution.sizes[a.clusters[0]])]
+            for w, (_, a) in zip(weights, axes, strict=True)
+        )
+        assert best(budget - 2 * solver.most / STEPS) - 1e-5 <= got <= best(budget) + 1e-12  # ties count 1e-7
+
+
+def test_local_scope_spreads_evenly_and_eats_no_layer(tiny):
+    space, _, measured, _ = spaced(tiny, round_to=4)
+    solver = Solver(space, measured)
+    for budget in (0.8, 0.6, 0.5):
+        solution = solver.solve(budget)
+        for kind in ("mlp", "qk"):
+            shares = [
+                s / c.sizes[-1] for s, c in zip(solution.sizes, space.clusters, strict=True) if c.groups[0].kind == kind
+            ]
+            step = max(np.diff(c.sizes).max() / c.sizes[-1] for c in space.clusters if c.groups[0].kind == kind)
+            assert max(shares) - min(shares) <= step + 1e-9, (budget, kind)
+        shares = [s / c.sizes[-1] for s, c in zip(solution.sizes, space.clusters, strict=True)]
+        assert max(shares) - min(shares) <= 0.3  # attention goes in steps of a quarter
+
+
+def test_steps_that_save_no_time_are_not_taken(tiny):
+    class Stepped(CountingClock):  # an MLP's time depends on its width in multiples of 64
+        def parts(self, models, regions, turns):
+            times = super().parts(models, regions, turns)
+            for m, model in enumerate(models):
+                for r, region in enumerate(regions):
+                    if region and region[-1].endswith("mlp"):
+                        times[:, m, r] = -(-model.get_submodule(region[-1]).fc1.out_features // 64) * 6.0
+            return times
+
+    plan = planned(tiny, "latency=0.7x", clock=Stepped(), kinds=("mlp",), round_to=32, timing=Timing(tolerance=0.2))
+    widths = [g.kept_size for g in plan.groups.values() if g.kind == "mlp"]
+    assert set(widths) <= {64, 128, 192} and min(widths) < 192
+
+
+def test_blocks_of_low_value_go_first(tiny):
+    scores = dict(tiny.scores)
+    blocks = [g for g in tiny.graph.groups if g.kind == "block"]
+    for rank, group in enumerate(blocks):
+        scores[group.name] = np.array([[1.0 + rank]])
+    changed = SimpleNamespace(**{**vars(tiny), "scores": scores})
+    plan = planned(changed, "latency=0.6x", kinds=("block",), timing=Timing(tolerance=0.1))
+    for kind in ("attn", "mlp"):  # of the same cost
+        stays = [plan.groups[f"blocks.{i}.{kind}:block"].kept_size for i in range(4)]
+        assert stays == sorted(stays)
+    assert 0 < len(plan.pruned()) < 8
+
+
+# plans
+
+
+@pytest.mark.parametrize("target", ["latency=0.8x", "latency=0.5x", "latency=0.35", "latency=120ms"])
+@pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
+def test_what_is_asked_is_obtained(tiny, target, scope):
+    plan = planned(tiny, target, scope=scope, round_to=4)
+    wanted, got = Target.parse(target), plan.obtained["latency"]
+    small = shrink(tiny.model, tiny.graph, plan, example=(tiny.x,))
+    dense_ms, small_ms = CountingClock().whole([tiny.model, small], 1)[0]
+    assert (got["value"], got["dense"]) == (pytest.approx(small_ms, abs=1e-3), pytest.approx(dense_ms, abs=1e-3))
+    assert got["ratio"] == pytest.approx(small_ms / dense_ms, abs=1e-4)
+    assert (got["value"] if wanted.absolute else got["ratio"]) == pytest.approx(wanted.value, rel=0.03)
+    assert plan.asked == {"latency_ms" if wanted.absolute else "latency": wanted.value}
+    assert got["batch"] == 1 and got["p10"] <= got["value"] <= got["p90"] and got["threads"] >= 1 and got["device"]
+    assert plan.obtained["macs"]["value"] == tiny.graph.cost(plan.sizes())[0]
+    assert plan.settings["notes"] == []
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_all_kinds_together(tiny, monkeypatch):
+    monkeypatch.setattr(table, "SHARED", 2)
+    monkeypatch.setattr(table, "POINTS_SHARED", {0: 1, 1: 2, 2: 2})
+    plan = planned(tiny, "latency=0.4x", kinds=("heads", "qk", "v", "mlp", "residual", "block"))
+    assert plan.obtained["latency"]["ratio"] == pytest.approx(0.4, rel=0.03)
+    assert {plan.groups[name].kind for name in plan.pruned()} & {"residual", "mlp"}
+    small = shrink(tiny.model, tiny.graph, plan, example=(tiny.x,))
+    assert sum(p.numel() for p in small.parameters()) == plan.obtained["params"]["value"]
+
+
+def test_settings_of_allocate_hold(tiny):
+    settings = {"minimum": {"mlp": 100}, "protect": ["blocks.0.*"], "ratios": {"qk": 0.5, "v": 0.5}, "round_to": 4}
+    plan = planned(tiny, "latency=0.85x", **settings)
+    sizes = plan.sizes()
+    assert sizes["blocks.0.mlp:mlp"] == 192 and sizes["blocks.0.attn:qk"] == 16
+    assert all(sizes[f"blocks.{i}.attn:qk"] == sizes[f"blocks.{i}.attn:v"] == 8 for i in (1, 2, 3))
+    assert all(100 <= sizes[f"blocks.{i}.mlp:mlp"] < 192 for i in (1, 2, 3))
+    assert plan.settings["protect"] == ["blocks.0.*"]
+    assert plan.settings["not_pruned"]["blocks.0.mlp:mlp"] == "protected by 'blocks.0.*'"
+
+
+def test_a_whole_model_is_kept_for_the_whole_time(tiny):
+    assert planned(tiny, "latency=1x").pruned() == ()
+
+
+def test_out_of_reach_names_the_smallest_measured(tiny):
+    smallest = planned(tiny, "latency=0.35x", round_to=4)
+    with pytest.raises(TargetError, match=r"latency=0.05x cannot be reached.*smallest reachable.*latency=0\.\d+x") as e:
+        planned(tiny, "latency=0.05x", round_to=4)
+    share = float(str(e.value).split("is latency=")[1].split("x")[0])
+    assert 0.05 < share < smallest.obtained["latency"]["ratio"]
+    with pytest.raises(TargetError, match=r"latency=9e\+09ms is above the dense model's latency of .*ms; ask for less"):
+        planned(tiny, "latency=9000000s")
+
+
+def test_coarse_rounding_says_what_lies_nearest(tiny):
+    plan = planned(tiny, "latency=0.9x", kinds=("mlp",), round_to=64, timing=Timing(tolerance=0.001))
+    assert "rounding steps on either side lie further off" in plan.settings["notes"][0]
+    assert plan.settings["notes"][0].startswith("obtained latency=0.")
+
+
+def test_noise_is_averaged_and_a_bracket_found(tiny):
+    class Noisy(CountingClock):
+        random = np.random.default_rng(0)
+
+        def whole(self, models, turns):
+            times = super().whole(models, turns)
+            busy = 1 + (self.random.random(times.shape) < 0.2) * self.random.random(times.shape)
+            return times * busy * (1 + 0.05 * self.random.standard_normal(times.shape))
+
+    plan = planned(tiny, "latency=0.5x", clock=Noisy(), round_to=4)
+    small = shrink(tiny.model, tiny.graph, plan, check=False, example=(tiny.x,))
+    dense_ms, small_ms = CountingClock().whole([tiny.model, small], 1)[0]
+    assert small_ms / dense_ms == pytest.approx(0.5, rel=0.03)
+
+
+def test_uncertainty_sees_slow_drifts():
+    target = Target("latency", 0.5)
+    rng = np.random.default_rng(0)
+    calm = np.stack([np.full(140, 2.0), 1 + 0.01 * rng.standard_normal(140)], axis=1)
+    drifting = calm.copy()
+    drifting[:, 1] *= np.repeat(rng.uniform(0.8, 1.2, 7), 20)
+    assert Compared(calm).uncertainty(target) < 0.005
+    assert Compared(drifting).uncertainty(target) > 0.05
+
+
+# the cache
+
+
+def test_tables_are_stored_and_damaged_ones_measured_again(tiny, tmp_path, monkeypatch):
+    _, structure, measured, _ = spaced(tiny)
+    grid = make_grid(structure)
+    key = cache.make_key("model", (tiny.x,), 1, structure, grid, {})
+    assert cache.read_table(tmp_path / "none", key, structure, grid) is None
+    cache.write_table(tmp_path, key, measured)
+    (path,) = tmp_path.iterdir()
+    again = cache.read_table(tmp_path, key, structure, grid)
+    assert again is not None and again.dense_ms == measured.dense_ms
+    assert all(np.array_equal(a, b) for a, b in zip(again.values, measured.values, strict=True))
+    for changed in ({"threads": 2}, {"inputs": [[8, 3, 16, 16]]}, {"model": "other"}, {"torch": "0"}):
+        assert cache.read_table(tmp_path, {**key, **changed}, structure, grid) is None
+    good = json.loads(path.read_text())
+    broken = ["", "{", "[]", json.dumps(good | {"values": [[-1.0]] * 9}), json.dumps(good | {"dense_ms": "NaN"})]
+    broken += [json.dumps(good | {"key": {}}), json.dumps(good | {"values": good["values"][:-1]}), "\x00\xff"]
+    for text in broken:
+        path.write_text(text, encoding="utf-8")
+        assert cache.read_table(tmp_path, key, structure, grid) is None, text[:40]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / "vitprune" / "latency"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_folder() == Path.home() / ".cache" / "vitprune" / "latency"
+    cache.write_table(Path("/proc/nowhere"), key, measured)  # no error: the table can be measured again
+
+
+def test_latency_of_the_shipped_model(tmp_path, monkeypatch):
+    """On the clock of this machine, which may be busy: hence the wide margin."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    origin = vitprune.load_model("shipped:fmnist-vit")
+    x = torch.randn(2, 1, 28, 28)
+    graph = vitprune.trace(origin.model, x)
+    scores = vitprune.score(graph, origin.model)
+    measured = []
+    real = table.measure_table
+    monkeypatch.setattr("vitprune.latency.allocate.measure_table", lambda *a: measured.append(1) or real(*a))
+    timing = Timing(batch=16, threads=1, rounds=4, seconds=0.5)
+    plan = allocate_latency(origin.model, graph, scores, "latency=0.7x", (x,), timing=timing)
+    assert measured == [1] and len(list((tmp_path / "vitprune" / "latency").iterdir())) == 1
+    assert plan.obtained["latency"]["batch"] == 16 and plan.obtained["latency"]["threads"] == 1
+    small = vitprune.shrink(origin, graph, plan)
+    times = WallClock(at_batch((x,), 16), threads=1).whole([origin.model, small], 100)
+    assert np.median(times[:, 1] / times[:, 0]) == pytest.approx(0.7, rel=0.2)
+    vitprune.save(tmp_path / "small", small, plan, origin)
+    assert sum(p.numel() for p in vitprune.load(tmp_path / "small").parameters()) == plan.obtained["params"]["value"]
+    allocate_latency(origin.model, graph, scores, "latency=0.8x", (x,), timing=dataclasses.replace(timing, rounds=1))
+    assert measured == [1]  # from the cache
+
+
+# wiring
+
+
+def counted(monkeypatch, folder):
+    """Whatever would be timed is counted."""
+    monkeypatch.setattr("vitprune.latency.allocate.WallClock", lambda args, threads: CountingClock())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+
+
+def test_prune_in_one_call(monkeypatch, tmp_path, tiny):
+    counted(monkeypatch, tmp_path)
+    small, plan = vitprune.prune(tiny.model, tiny.x, "latency=0.8x", latency_batch=8, threads=1, round_to=4)
+    assert plan.asked == {"latency": 0.8} and plan.method == "magnitude-l2"
+    assert (plan.obtained["latency"]["batch"], plan.obtained["latency"]["threads"]) == (8, 1)
+    assert sum(p.numel() for p in small.parameters()) == plan.obtained["params"]["value"]
+
+
+def test_command_prunes_to_a_latency_and_the_folder_loads(command, image_folder, monkeypatch, tmp_path):
+    counted(monkeypatch, tmp_path)
+    done = command(
+        *(
+            "prune",
+            TINY,
+            "--data",
+            image_folder,
+            "--target",
+            "latency=0.85x",
+            "--latency-batch",
+            "16",
+            "--threads",
+            "1",
+        ),
+        *("--epochs", "0", "--no-refit", "--out", "o"),
+    )
+    assert done.code == 0, done.err
+    assert "asked latency=0.85; obtained macs=" in done.out and "latency=0.8" in done.out
+    plan = Plan.from_json(Path("o/plan.json").read_text())
+    assert plan.obtained["latency"]["batch"] == 16
+    assert sum(p.numel() for p in vitprune.load("o").parameters()) == plan.obtained["params"]["value"]
+    assert "latency" in Path("o/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("latency=12kg", "is not understood"),
+        ("latency=3x", "needs a suffix ms or s"),
+        ("macs=3ms", "not given in 'ms'"),
+    ],
+)
+def test_command_refuses_malformed_latencies(command, image_folder, target, message):
+    done = command("prune", TINY, "--data", image_folder, "--target", target)
+    assert done.code == 5 and message in done.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 0}, "at least 1, but got batch 0"),
+        ({"threads": 0}, "threads 0"),
+        ({"rounds": 0}, "rounds 0"),
+        ({"tolerance": 0.0}, r"tolerance in \(0, 1\)"),
+        ({"seconds": 0.0}, "seconds above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(TargetError, match=message):
+        Timing(**settings)
+    with pytest.raises(TargetError, match=message):
+        dataclasses.replace(Timing(), **settings)
+
+
+def test_other_metrics_are_refused(tiny):
+    with pytest.raises(TargetError, match="needs a target such as latency=0.5x or latency=12ms, but got macs=0.5"):
+        planned(tiny, "macs=0.5")
