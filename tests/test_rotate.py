@@ -11,9 +11,10 @@ from matrix import quiet
 from test_refit import images
 from vitprune.calibrate import CalibrationError
 from vitprune.plan import GroupPlan, Plan, keep_all
-from vitprune.rotate import RotateError, ordered, rotate
+from vitprune.rotate import KINDS, RotateError, ordered, rotate
 from vitprune.rotate.factor import directions
 from vitprune.rotate.paths import Path, find_path
+from vitprune.rotate.residual import basis
 from vitprune.shrink import shrink
 from vitprune.trace import trace
 from zoo import CASES
@@ -73,7 +74,7 @@ def test_the_rotated_model_is_the_dense_one(name):
     with torch.no_grad():
         want, got = case.out(model.eval()(fresh)), case.out(rotated.model.eval()(fresh))
     assert float((got - want).abs().max()) <= 1e-5 * float(want.square().mean().sqrt())
-    names = {g.name for g in graph.groups if g.kind in ("qk", "v")}
+    names = {g.name for g in graph.groups if g.kind in KINDS}
     assert set(rotated.energy) | set(rotated.left) == names and not set(rotated.energy) & set(rotated.left)
     for group in (graph[n] for n in rotated.energy):
         assert rotated.energy[group.name].shape == (group.lanes, group.size)
@@ -90,7 +91,12 @@ def test_the_rotated_model_is_the_dense_one(name):
         ("timm/samvit/fused", "qk", "einsum in blocks.0.attn uses the dims otherwise"),
         ("hf/swinv2", "qk", "linalg_vector_norm in swinv2"),
         ("timm/levit", "v", "batch_norm in stages.0"),
-        ("timm/vit_diff/eager", "qk", "its dims are used in another way, too: the outputs would change by"),
+        ("timm/levit", "residual", "batch_norm in stem"),
+        ("timm/swin_tiny/fused", "residual", "normalises other axes"),
+        ("timm/pe_core/fused", "residual", "add in blocks.0 follows layer_norm in norm_pre"),
+        ("hf/internvl/fused", "residual", "pow in body.encoder.layer.0.layernorm_before stands in the stream"),
+        ("timm/mixer", "residual", "linear in blocks.0.mlp_tokens.fc1 stands in the stream"),
+        ("timm/vit_diff/eager", "qk", "its units are used in another way, too: the outputs would change by"),
     ],
 )
 def test_what_stands_between_is_named(name, kind, reason):
@@ -142,6 +148,70 @@ def test_queries_and_keys_may_shift_by_a_constant():
         graph = trace(m, case.example(2))
         energies.append(rotate(m, graph, [images(case.name, 16, 0)]).energy["blocks.0.attn:qk"])
     assert energies[1] == pytest.approx(energies[0], rel=1e-2, abs=1e-5 * energies[0].max())
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_the_basis_is_orthogonal_and_carries_most_in_front(centred):
+    x = torch.randn(400, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x * torch.linspace(3, 0.1, 24) @ torch.linalg.qr(moment(24, 5)).Q
+    x = x - x.mean(1, keepdim=True) if centred else x
+    covariance = x.T @ x / len(x)
+    q, energy = basis(covariance, centred)
+    torch.testing.assert_close(q @ q.T, torch.eye(24, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(energy, (x @ q.T).square().mean(0))
+    assert (energy[:-1] >= energy[1:]).all()
+    if centred:
+        torch.testing.assert_close(q.sum(1), torch.ones(24, dtype=torch.float64))
+        norm = nn.LayerNorm(24, elementwise_affine=False, dtype=torch.float64)
+        torch.testing.assert_close(norm(x @ q.T), norm(x) @ q.T)
+    best = torch.linalg.eigvalsh(covariance).flip(0)
+    if not centred:
+        torch.testing.assert_close(energy, best)
+    assert float(energy[:8].sum()) > 0.8 * float(best[:8].sum())
+
+
+def test_a_narrower_stream_loses_less_in_its_own_basis():
+    case = CASES["timm/vit_tiny/fused"]
+    model = case.model()
+    graph = trace(model, case.example(2))
+    with torch.no_grad():  # random weights use all channels alike: let some matter more
+        for block in model.blocks:
+            for norm in (block.norm1, block.norm2):
+                norm.weight.copy_(torch.linspace(0.05, 2, len(norm.weight)))
+    batches = [images(case.name, 32, s) for s in range(4)]
+    rotated = rotate(model, graph, batches, ["residual"])
+    (group,) = (g for g in graph.groups if g.kind == "residual")
+    fresh, lost = images(case.name, 16, 9), []
+    for source, scores in ((model, vitprune.score(graph, model, "energy", batches=batches)), (rotated.model, None)):
+        order = range(group.size) if scores is None else scores[group.name][0].argsort()[::-1]
+        kept = tuple(sorted(int(i) for i in list(order)[: group.size // 2]))
+        plan = Plan(
+            {g.name: keep_all(g) for g in graph.groups} | {group.name: GroupPlan(group.kind, group.size, 1, (kept,))}
+        )
+        small = shrink(source, graph, plan, check=False, example=case.example(2))
+        vitprune.refit(source, small, graph, plan, batches)
+        with torch.no_grad():
+            lost.append(float((small(fresh) - model(fresh)).norm()))
+    assert lost[1] < 0.95 * lost[0]
+
+
+def test_a_norm_with_vanishing_factors_gives_its_shift_to_biases_or_stays():
+    case = CASES["timm/vit_tiny/fused"]
+    for biased in (True, False):
+        model = case.model()
+        with torch.no_grad():
+            for norm in (model.blocks[0].norm1, model.norm):
+                norm.weight[3] = 1e-9
+                norm.bias.copy_(torch.linspace(-1, 1, len(norm.bias)))
+        if not biased:
+            model.blocks[0].attn.qkv.bias = None
+        graph = trace(model, case.example(2))
+        rotated = rotate(model, graph, [images(case.name, 8, 0)], ["residual"])
+        if not biased:
+            assert "blocks.0.norm1.weight has very small values" in rotated.left["residual"]
+            continue
+        assert rotated.energy["residual"].shape == (1, model.embed_dim)
+        assert not bool(rotated.model.blocks[0].norm1.bias.any())
 
 
 def test_scores_follow_the_rotation():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
 from vitprune.refit import Refitted
 from vitprune.refit import refit as fit_again
+from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import Rotated, ordered
 from vitprune.rotate import rotate as turn
 from vitprune.score import Scores
@@ -81,15 +82,17 @@ def score(
     return ordered(found, model) if isinstance(model, Rotated) else found
 
 
-def rotate(model: nn.Module | LoadedModel, graph: Graph, batches: Iterable[Any]) -> Rotated:
-    """A copy of the model whose heads have their most important q/k and v dims first; its outputs are the same.
+def rotate(
+    model: nn.Module | LoadedModel, graph: Graph, batches: Iterable[Any], kinds: Collection[str] = ROTATED_KINDS
+) -> Rotated:
+    """A copy of the model with the most important q/k and v dims and channels first; its outputs are the same.
 
     What it gives takes the model's place in `score`, `shrink` and `refit`. batches: images (B, C, H, W), or
-    (images, labels) pairs whose labels are not looked at.
+    (images, labels) pairs whose labels are not looked at. kinds: of "qk", "v" and "residual".
 
     Raises RotateError without images, CalibrationError for activations that are not finite.
     """
-    found = turn(_module(model), graph, batches)
+    found = turn(_module(model), graph, batches, kinds)
     return replace(found, example=models.example(model.preprocessing)) if isinstance(model, LoadedModel) else found
 
 
@@ -162,7 +165,7 @@ def prune(
     graph = tracing.trace(model, args)
     data = None if batches is None else list(batches)
     kinds, method = tuple(kinds), chosen_method(method, data is not None)
-    source = rotate(model, graph, data) if data is not None and rotates and {"qk", "v"} & set(kinds) else model
+    source = rotate(model, graph, data, kinds) if data is not None and rotates else model
     scores = score(graph, source, method, seed, data, kinds=kinds)
     rules: dict[str, Any] = {"scope": scope, "kinds": kinds, "round_to": round_to, "minimum": minimum}
     rules |= {"protect": protect, "ratios": ratios}

@@ -28,6 +28,7 @@ from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, fit
 from vitprune.refit import refit
 from vitprune.report import Row
+from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import Rotated, ordered, rotate
 from vitprune.score import score
 from vitprune.shrink import shrink
@@ -190,9 +191,9 @@ class _Run:
 
     def _decide(self) -> Plan:
         chosen, given = self.settings, self.data.calibration
-        if chosen.rotate and given is not None and {"qk", "v"} & set(chosen.kinds):
-            self.progress.line("rotating heads")
-            self.rotated = rotate(self.opened.model, self.graph, given)
+        if chosen.rotate and given is not None and set(ROTATED_KINDS) & set(chosen.kinds):
+            self.progress.line("rotating what can be rotated")
+            self.rotated = rotate(self.opened.model, self.graph, given, chosen.kinds)
             for name, why in self.rotated.left.items():
                 self.progress.line(f"not rotated: {name}: {why}")
         self.progress.line(f"scoring by {chosen.method}")

@@ -1,5 +1,5 @@
-"""Attention rewritten so that the first dims of every head carry most: the same function, ready to be cut."""
+"""The model in another basis, in which the first units of every rotated group carry most: ready to be cut."""
 
-from vitprune.rotate.rotate import Rotated, RotateError, ordered, rotate
+from vitprune.rotate.rotate import KINDS, Rotated, RotateError, ordered, rotate
 
-__all__ = ["RotateError", "Rotated", "ordered", "rotate"]
+__all__ = ["KINDS", "RotateError", "Rotated", "ordered", "rotate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +71,32 @@ def observe(model: nn.Module, paths: Sequence[Path], streams: Sequence[Stream], 
     return sums
 
 
-def stream_moment(sums: Sums, stream: Stream) -> Tensor:
-    """(size, size): the mean over a stream's readers of the covariance of what they read, each with trace 1."""
-    found = [sums[key].moment(True)[0] for w in stream.readers if (key := (stream.group.name, w)) in sums]
-    total = torch.stack([m / m.trace().clamp_min(1e-30) for m in found]).mean(0)
+def stream_moment(sums: Sums, stream: Stream, tensors: Mapping[str, Tensor]) -> Tensor:
+    """(size, size): what matters to a stream's readers, the mean over them, each with trace 1.
+
+    For one reader with weight W and covariance C of what it reads the matrix is the mean of C^1/2 W^T W C^1/2 and
+    G^1/2 C G^1/2, where G = W^T W: a direction counts as far as it varies and is looked at.
+    """
+    found = []
+    for member in stream.group.members:
+        key = (stream.group.name, member.tensor)
+        if key in sums and member.dim == 1:
+            covariance, gram = sums[key].moment(True)[0], 0.0
+            moved = tensors[member.tensor].detach().movedim(1, 0)
+            for at in torch.as_tensor(member.index[0], device=moved.device).T:
+                rows = moved[at].double().flatten(1)
+                gram = gram + rows @ rows.T
+            both = _between(covariance, gram) + _between(gram, covariance)
+            found.append(both / both.trace().clamp_min(1e-30))
+    total = torch.stack(found).mean(0)
     return (total + total.T) / 2
+
+
+def _between(outer: Tensor, inner: Tensor) -> Tensor:
+    """outer^1/2 inner outer^1/2."""
+    values, vectors = torch.linalg.eigh(outer)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root @ inner @ root
 
 
 def _add(sums: Sums, wish: _Wish, at: IndexArray, x: Tensor) -> None:

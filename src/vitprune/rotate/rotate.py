@@ -90,7 +90,7 @@ def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any], kinds: Collec
                 del energy[name]
     for stream in streams:
         name = stream.group.name
-        q, carried = basis(stream_moment(sums, stream), stream.centred)
+        q, carried = basis(stream_moment(sums, stream, work.tensors), stream.centred)
         if work.apply(name, lambda s=stream, q=q: turn(s, q, work.tensors), left):  # type: ignore[misc]
             energy[name] = carried.cpu().numpy()[None]
     return Rotated(work.model, energy, left, work.difference)
