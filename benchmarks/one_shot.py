@@ -16,6 +16,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import one_shot_page
@@ -31,7 +32,7 @@ from vitprune.allocate.allocate import DEFAULT_KINDS, SCOPES
 from vitprune.errors import VitpruneError
 from vitprune.plan import Plan
 from vitprune.progress import make_progress
-from vitprune.score.registry import METHODS
+from vitprune.score.registry import METHODS, Scores
 
 TARGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25)
 SEEDED_SCOPES = ("local",)  # of which more than the first seed is measured
@@ -57,7 +58,7 @@ class Bench:
     def __init__(self, subject: Subject, cells: Cells, given: argparse.Namespace) -> None:
         self.subject, self.cells, self.given = subject, cells, given
         self.progress = make_progress()
-        self._kept: dict[tuple[str, int], Any] = {}
+        self._kept: dict[tuple[Any, ...], Any] = {}
 
     def dense(self) -> float:
         """Top-1 of the dense model in 0..1."""
@@ -75,8 +76,7 @@ class Bench:
             missing = [r for r in RECIPES if self._wants({**common, "recipe": r})]
             if not missing:
                 continue
-            batches = self._once("calibration", seed, lambda: self.subject.calibration(seed))
-            scores = self._once(score, seed, lambda: self._scores(score, seed, batches))
+            batches, scores = self._batches(seed), self._scores(score, seed)
             about = {"labels": "labels" in METHODS[score].info.needs}
             try:
                 plan = vitprune.allocate(
@@ -102,13 +102,11 @@ class Bench:
             settings |= {"structure": structure, "target": target, "seed": seed, "recipe": "cut"}
             if not self._wants(settings):
                 continue
-            batches = self._once("calibration", seed, lambda: self.subject.calibration(seed))
-            model = self._once("peer", 0, lambda: peer.prepared(self.subject.origin.model))
-            found = self._once(f"peer {importance}", seed, lambda: peer.gradients(model, importance, batches))
+            model, found, x = self._peer, self._gradients(importance, seed), self._batches(seed)[0][0]
             about = {"labels": "labels" in peer.IMPORTANCES[importance]}
             began = time.monotonic()
             try:
-                cut = peer.prune(model, batches[0][0], found, importance, scope, structure, target)
+                cut = peer.prune(model, x, found, importance, scope, structure, target)
             except ValueError as error:
                 self._put(settings, about | {"refused": str(error)})
                 continue
@@ -125,13 +123,25 @@ class Bench:
         got = values.get("refused") or f"{100 * values['top1']:.2f} % at {values['macs']:.3f} of the MACs"
         self.progress.line(f"{' '.join(names)}: {got}")
 
-    def _once(self, what: str, seed: int, make: Callable[[], Any]) -> Any:
-        if (what, seed) not in self._kept:
-            self._kept[what, seed] = make()
-        return self._kept[what, seed]
+    @cached_property
+    def _peer(self) -> nn.Module:
+        return peer.prepared(self.subject.origin.model)
 
-    def _scores(self, score: str, seed: int, batches: Batches) -> Any:
-        return vitprune.score(self.subject.graph, self.subject.origin, score, seed, batches)
+    def _batches(self, seed: int) -> Batches:
+        return self._once(("batches", seed), lambda: self.subject.calibration(seed))
+
+    def _gradients(self, importance: str, seed: int) -> peer.Gradients:
+        batches = self._batches(seed)
+        return self._once(("peer", importance, seed), lambda: peer.gradients(self._peer, importance, batches))
+
+    def _scores(self, score: str, seed: int) -> Scores:
+        graph, origin, batches = self.subject.graph, self.subject.origin, self._batches(seed)
+        return self._once((score, seed), lambda: vitprune.score(graph, origin, score, seed, batches))
+
+    def _once(self, what: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if what not in self._kept:
+            self._kept[what] = make()
+        return self._kept[what]
 
 
 def jobs(given: argparse.Namespace) -> Iterable[tuple[str, str, int]]:
@@ -187,7 +197,7 @@ def main() -> None:
     dense = bench.dense()
     if not given.page_only:
         measure(bench, given)
-    mine = [row for row in cells if all(row.get(k) == v for k, v in subject.settings.items()) and row["tool"] != "dense"]
+    mine = [row for row in cells if subject.owns(row) and row["tool"] != "dense"]
     about = setting(given.threads, given.seeds[0]) | subject.describe(dense)
     about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}; after the first only in scope local"
     one_shot_page.write_page(given.out, subject.label, mine, dense, about, cells.path.name)

@@ -140,9 +140,7 @@ COLORS = ("tab:orange", "tab:blue", "tab:green", "tab:purple")
 PEER_COLOR = "tab:red"
 
 
-def write_page(
-    out: Path, label: str, rows: Sequence[Row], dense: float, about: Mapping[str, str], raw: str
-) -> Path:
+def write_page(out: Path, label: str, rows: Sequence[Row], dense: float, about: Mapping[str, str], raw: str) -> Path:
     """The dated page, and the figure beside it."""
     targets = sorted({r["target"] for r in rows}, reverse=True)
     series = groups(rows)
@@ -174,7 +172,7 @@ def write_page(
     rounding = sorted({str(r["round_to"]) for r in ours})
     facts = dict(about) | {
         "vitprune": f"kinds {' or '.join(kinds)}, widths in multiples of {' or '.join(rounding)}",
-        "reading": "top-1 in percent, mean ± standard deviation over the seeds where there are several; in brackets the "
-        "share of the MACs where it misses the target by more than 1 %",
+        "reading": "top-1 in percent, mean ± standard deviation over the seeds where there are several; in brackets "
+        "the share of the MACs where it misses the target by more than 1 %",
     }
     return write(out, name, f"{label}: pruned without training", sections, raw, facts)

@@ -31,9 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
 
-warnings.filterwarnings("ignore", message="Unwrapped parameters detected")  # Torch-Pruning's guess is right here
-
-IMPORTANCES: dict[str, tuple[str, ...]] = {"magnitude": (), "taylor": ("data", "labels"), "hessian": ("data", "labels")}
+LABELLED = ("data", "labels")
+IMPORTANCES: dict[str, tuple[str, ...]] = {"magnitude": (), "taylor": LABELLED, "hessian": LABELLED}
 SCOPES: dict[str, dict[str, bool]] = {
     "local": {"global_pruning": False, "isomorphic": False},
     "isomorphic": {"global_pruning": True, "isomorphic": True},
@@ -42,8 +41,8 @@ SCOPES: dict[str, dict[str, bool]] = {
 STRUCTURES: dict[str, str] = {
     "inner": "MLP units and head dims",
     "all": "these and the residual width, its default",
-    "heads": "MLP units, whole heads, a fifth of that ratio of the head dims, and the residual width, as the scripts of "
-    "Isomorphic Pruning (arXiv 2407.04616) do",
+    "heads": "MLP units, whole heads, at a fifth of their ratio head dims, and the residual width, as the scripts of "
+    "Isomorphic Pruning do (arXiv 2407.04616)",
 }
 HEAD_DIM_SHARE = 0.2  # of the ratio, in the structure "heads": 0.1 for 0.5 in the script for DeiT at 1.2 G
 HALVINGS = 14  # of the bracket of ratios
@@ -159,7 +158,7 @@ def at_ratio(
     ratio: float,
     head_ratio: float | None = None,
 ) -> nn.Module:
-    """A copy of `model` cut by Torch-Pruning at one pruning ratio, in eval mode; attention has its own if one is given."""
+    """A copy of `model` cut by Torch-Pruning at one pruning ratio, in eval mode; attention may have its own."""
     import torch_pruning as tp
 
     small = copy.deepcopy(model).eval()
@@ -173,22 +172,24 @@ def at_ratio(
     }
     by_head, of_heads = structure == "heads", ratio if head_ratio is None else head_ratio
     of_dims = HEAD_DIM_SHARE * of_heads if by_head else of_heads
-    pruner = tp.pruner.BasePruner(
-        small,
-        x[:1],
-        importance=kinds[importance](),
-        pruning_ratio=ratio,
-        pruning_ratio_dict={p: of_dims for p in wiring.heads} if by_head or head_ratio is not None else None,
-        ignored_layers=[*wiring.classifiers, *(wiring.writers if structure == "inner" else ())],
-        num_heads=dict(wiring.heads),
-        in_channel_groups={},  # its defaults are shared by all pruners of a process
-        out_channel_groups={},
-        prune_head_dims=True,
-        prune_num_heads=by_head,
-        head_pruning_ratio=of_heads if by_head else 0.0,
-        output_transform=lambda out: logits(out).sum(),
-        **SCOPES[scope],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unwrapped parameters detected")  # its guess is right here
+        pruner = tp.pruner.BasePruner(
+            small,
+            x[:1],
+            importance=kinds[importance](),
+            pruning_ratio=ratio,
+            pruning_ratio_dict=dict.fromkeys(wiring.heads, of_dims) if by_head or head_ratio is not None else None,
+            ignored_layers=[*wiring.classifiers, *(wiring.writers if structure == "inner" else ())],
+            num_heads=dict(wiring.heads),
+            in_channel_groups={},  # its defaults are shared by all pruners of a process
+            out_channel_groups={},
+            prune_head_dims=True,
+            prune_num_heads=by_head,
+            head_pruning_ratio=of_heads if by_head else 0.0,
+            output_transform=lambda out: logits(out).sum(),
+            **SCOPES[scope],
+        )
     pruner.step()
     wiring.finish(pruner.num_heads)
     for p in small.parameters():

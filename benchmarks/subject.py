@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -46,6 +47,10 @@ class Subject:
     def settings(self) -> dict[str, Any]:
         """What identifies it in stored cells."""
         return {"model": self.label, "data": self.data, "images": self.images, "test_images": self.test_images}
+
+    def owns(self, row: Mapping[str, Any]) -> bool:
+        """Whether a stored cell is of this subject."""
+        return all(row.get(name) == value for name, value in self.settings.items())
 
     @cached_property
     def origin(self) -> LoadedModel:
