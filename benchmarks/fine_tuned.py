@@ -228,6 +228,7 @@ def main() -> None:
     fixed = {k: v for k, v in SETTINGS.to_json().items() if k not in ("epochs", "lr", "seed")}
     about["training"] = f"{given.train_images:,} images, the dense model as teacher, {fixed}"
     about["learning rate"] = f"of {given.rates}, by {VALIDATION:,} validation images after {given.grid_epochs} epoch(s)"
+    about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned and fine-tuned"
     write(given.out, f"fine-tuned-{subject.label}", title, page(rows, before, dense, given), cells.path.name, about)
 

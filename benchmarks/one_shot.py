@@ -200,6 +200,8 @@ def main() -> None:
     mine = [row for row in cells if subject.owns(row) and row["tool"] != "dense"]
     about = setting(given.threads, given.seeds[0]) | subject.describe(dense)
     about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}; after the first only in scope local"
+    about["command"] = about["command"].replace(" --page-only", "")
+    about["cells"] = "measured in one or several runs of this command and its filters; load and versions: of the last"
     one_shot_page.write_page(given.out, subject.label, mine, dense, about, cells.path.name)
 
 

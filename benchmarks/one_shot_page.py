@@ -49,6 +49,15 @@ def best(lines: Mapping[Line, Mapping[float, Sequence[Row]]], target: float) -> 
     return max(found, key=lambda pair: pair[1]) if found else None
 
 
+def covered(lines: Mapping[Line, Mapping[float, Sequence[Row]]]) -> list[float]:
+    """The targets at which no fewer lines were measured than at any other: a best of fewer would mislead."""
+    count: dict[float, int] = {}
+    for cells in lines.values():
+        for target in cells:
+            count[target] = count.get(target, 0) + 1
+    return sorted(t for t, n in count.items() if n == max(count.values()))
+
+
 def grid(lines: Mapping[Line, Mapping[float, Sequence[Row]]], targets: Sequence[float], structures: bool) -> str:
     """The table of some lines."""
     head = ["score", "scope", *(["structure"] if structures else []), *(f"{t:.0%} of the MACs" for t in targets)]
@@ -78,7 +87,7 @@ def winners(series: Mapping[str, Any], targets: Sequence[float], dense: float) -
     for name, lines in series.items():
         cells = []
         for target in targets:
-            found = best(lines, target)
+            found = best(lines, target) if target in covered(lines) else None
             cells.append("" if found is None else f"{100 * (found[1] - dense):+.2f} ({_called(found[0])})")
         rows.append([name, *cells])
     return table(["best of", *(f"{t:.0%} of the MACs" for t in targets)], rows)
@@ -126,10 +135,9 @@ def figure(path: Path, series: Mapping[str, Any], dense: float, title: str) -> N
             points = [(100 * t, 100 * v) for t in sorted(cells) if (v := top1(cells[t])) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, alpha=0.2, linewidth=0.8)
-        targets = sorted({t for cells in lines.values() for t in cells})
-        points = [(100 * t, 100 * found[1]) for t in targets if (found := best(lines, t)) is not None]
+        points = [(100 * t, 100 * found[1]) for t in covered(lines) if (found := best(lines, t)) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=f"best of {name}")
+            axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=f"{name}: the best")
     axes.set(xlabel="MACs [% of the dense model's]", ylabel="top-1 [%]", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
@@ -152,7 +160,7 @@ def write_page(out: Path, label: str, rows: Sequence[Row], dense: float, about: 
         verdicts(series, dense),
         f"![Top-1 against MACs]({picture})",
         "The best line at each target, chosen by these very test images for both sides alike; points against the dense "
-        "model:",
+        "model; empty where not all lines have been measured:",
         winners(series, targets, dense),
     ]
     for recipe, text in RECIPES.items():

@@ -67,6 +67,8 @@ def test_page_takes_means_over_seeds_and_the_best_line():
     assert line == ("energy", "local", "mlp") and top1 == pytest.approx(0.91)
     assert one_shot_page.shown(rows[:2]) == "91.00 ± 1.41"
     assert one_shot_page.shown([row("energy", 0, 0.9, macs=0.48)]) == "90.00 (0.480)"
+    some = one_shot_page.by_line([*rows, row("energy", 0, 0.8, target=0.4)])
+    assert one_shot_page.covered(some) == [0.5]
     refused = row("energy", 0, 0)
     del refused["top1"]
     assert one_shot_page.shown([refused]) == "refused"
