@@ -193,7 +193,9 @@ def _holds(gaps: Sequence[float | None], target: float) -> str:
     known = [gap for gap in gaps if gap is not None]
     least = AIM[1] if target == AIM[0] else 0.0
     enough = all(gap >= least - 1e-9 if least else gap > 0 for gap in known)
-    return ("yes" if enough else "no") if known else ""
+    if not enough:
+        return "no"
+    return "yes" if len(known) == len(gaps) else "not all measured"
 
 
 def main() -> None:
