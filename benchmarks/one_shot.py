@@ -1,76 +1,208 @@
-"""Accuracy without training: scores and the closed-form refit, at several budgets.
+"""Accuracy without training: every score and scope, cut and refitted, beside Torch-Pruning 1.6.1.
 
-    python benchmarks/one_shot.py                  # the shipped ViT on the 10,000 Fashion-MNIST test images
+    python benchmarks/one_shot.py                                # the shipped ViT, all Fashion-MNIST test images
+    python benchmarks/one_shot.py --only tool=vitprune --only score=energy,fisher
+    python benchmarks/one_shot.py --page-only                    # the page and the figure from the stored cells
 
-Every cell starts from the same checkpoint and sees the same 512 training images (labels for taylor and fisher alone).
+Every cell starts from the same checkpoint and sees the same calibration images (labels where a score asks for them).
+Cells are stored as they are measured: a run that was stopped goes on, a new score or recipe adds its own cells alone.
+
+Needs the peer: pip install torch-pruning==1.6.1
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
 
-from record import parser, setting, table, write
+import one_shot_page
+import peer
+import torch
+from cells import Cells, wanted
+from record import parser, setting
+from subject import Batches, Subject, add_options
+from torch import nn
 
 import vitprune
-from vitprune.data import open_data
-from vitprune.evaluate import accuracy
+from vitprune.allocate.allocate import DEFAULT_KINDS, SCOPES
+from vitprune.errors import VitpruneError
+from vitprune.plan import Plan
 from vitprune.progress import make_progress
+from vitprune.score.registry import METHODS, Scores
 
-METHODS = ("random", "magnitude-l2", "lamp", "taylor", "fisher", "energy", "variance")
+TARGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25)
+SEEDED_SCOPES = ("local",)  # of which more than the first seed is measured
+
+
+def refitted(subject: Subject, small: nn.Module, plan: Plan, batches: Batches) -> nn.Module:
+    """The cut model with its layers fitted again."""
+    vitprune.refit(subject.origin, small, subject.graph, plan, batches)
+    return small
+
+
+# What is done to the cut model before it is measured. A new entry adds its own cells to those that are stored.
+RECIPES: dict[str, Callable[[Subject, nn.Module, Plan, Batches], nn.Module]] = {
+    "cut": lambda subject, small, plan, batches: small,
+    "refit": refitted,
+}
+assert all(recipe in one_shot_page.RECIPES for recipe in RECIPES)
+
+
+class Bench:
+    """Measures the cells that are missing."""
+
+    def __init__(self, subject: Subject, cells: Cells, given: argparse.Namespace) -> None:
+        self.subject, self.cells, self.given = subject, cells, given
+        self.progress = make_progress()
+        self._kept: dict[tuple[Any, ...], Any] = {}
+
+    def dense(self) -> float:
+        """Top-1 of the dense model in 0..1."""
+        settings = {**self.subject.settings, "tool": "dense"}
+        if settings not in self.cells:
+            self.cells.put(settings, {"top1": self.subject.top1(self.subject.origin.model)})
+        return float((self.cells.get(settings) or {})["top1"])
+
+    def ours(self, score: str, scope: str, seed: int) -> None:
+        """All targets and recipes of one score and scope."""
+        for target in self.given.targets:
+            common = {**self.subject.settings, "tool": "vitprune", "score": score, "scope": scope}
+            common |= {"structure": ",".join(self.given.kinds), "round_to": self.given.round_to}
+            common |= {"target": target, "seed": seed}
+            missing = [r for r in RECIPES if self._wants({**common, "recipe": r})]
+            if not missing:
+                continue
+            batches, scores = self._batches(seed), self._scores(score, seed)
+            about = {"labels": "labels" in METHODS[score].info.needs}
+            try:
+                plan = vitprune.allocate(
+                    self.subject.graph, scores, f"macs={target}", scope=scope,
+                    kinds=self.given.kinds, round_to=self.given.round_to,
+                )  # fmt: skip
+                cut = vitprune.shrink(self.subject.origin, self.subject.graph, plan)
+            except VitpruneError as error:
+                for recipe in missing:
+                    self._put({**common, "recipe": recipe}, about | {"refused": str(error)})
+                continue
+            about |= {"macs": plan.obtained["macs"]["ratio"], "params": plan.obtained["params"]["ratio"]}
+            for recipe in missing:
+                began = time.monotonic()
+                small = RECIPES[recipe](self.subject, copy.deepcopy(cut), plan, batches)
+                spent = time.monotonic() - began
+                self._put({**common, "recipe": recipe}, about | {"seconds": spent, "top1": self.subject.top1(small)})
+
+    def theirs(self, importance: str, scope: str, structure: str, seed: int) -> None:
+        """All targets of one importance, scope and structure of Torch-Pruning."""
+        for target in self.given.targets:
+            settings = {**self.subject.settings, "tool": "torch-pruning", "score": importance, "scope": scope}
+            settings |= {"structure": structure, "target": target, "seed": seed, "recipe": "cut"}
+            if not self._wants(settings):
+                continue
+            model, found, x = self._peer, self._gradients(importance, seed), self._batches(seed)[0][0]
+            about = {"labels": "labels" in peer.IMPORTANCES[importance]}
+            began = time.monotonic()
+            try:
+                cut = peer.prune(model, x, found, importance, scope, structure, target)
+            except ValueError as error:
+                self._put(settings, about | {"refused": str(error)})
+                continue
+            about |= {"macs": cut.macs, "ratio": cut.ratio, "seconds": time.monotonic() - began}
+            dense = sum(p.numel() for p in model.parameters())
+            self._put(settings, about | {"params": cut.parameters / dense, "top1": self.subject.top1(cut.model)})
+
+    def _wants(self, settings: Mapping[str, Any]) -> bool:
+        return settings not in self.cells and wanted(self.given.only, settings)
+
+    def _put(self, settings: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        self.cells.put(settings, values)
+        names = (str(settings[n]) for n in ("tool", "score", "scope", "structure", "target", "seed", "recipe"))
+        got = values.get("refused") or f"{100 * values['top1']:.2f} % at {values['macs']:.3f} of the MACs"
+        self.progress.line(f"{' '.join(names)}: {got}")
+
+    @cached_property
+    def _peer(self) -> nn.Module:
+        return peer.prepared(self.subject.origin.model)
+
+    def _batches(self, seed: int) -> Batches:
+        return self._once(("batches", seed), lambda: self.subject.calibration(seed))
+
+    def _gradients(self, importance: str, seed: int) -> peer.Gradients:
+        batches = self._batches(seed)
+        return self._once(("peer", importance, seed), lambda: peer.gradients(self._peer, importance, batches))
+
+    def _scores(self, score: str, seed: int) -> Scores:
+        graph, origin, batches = self.subject.graph, self.subject.origin, self._batches(seed)
+        return self._once((score, seed), lambda: vitprune.score(graph, origin, score, seed, batches))
+
+    def _once(self, what: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if what not in self._kept:
+            self._kept[what] = make()
+        return self._kept[what]
+
+
+def jobs(given: argparse.Namespace) -> Iterable[tuple[str, str, int]]:
+    """(tool, scope, seed) in the order of measuring: what matters most first."""
+    first, *others = given.seeds
+    local = [s for s in given.scopes if s in SEEDED_SCOPES]
+    rest = [s for s in given.scopes if s not in SEEDED_SCOPES]
+    yield from (("vitprune", scope, first) for scope in local)
+    yield from (("torch-pruning", scope, first) for scope in given.scopes)
+    yield from (("vitprune", scope, first) for scope in rest)
+    yield from ((tool, scope, seed) for seed in others for tool in ("vitprune", "torch-pruning") for scope in local)
+
+
+def measure(bench: Bench, given: argparse.Namespace) -> None:
+    """Everything that is missing."""
+    for tool, scope, seed in jobs(given):
+        if tool == "vitprune":
+            for score in given.scores:
+                bench.ours(score, scope, seed)
+        elif scope in peer.SCOPES:
+            for importance in peer.IMPORTANCES:
+                if seed == given.seeds[0] or peer.IMPORTANCES[importance]:  # the others look at no image
+                    for structure in peer.STRUCTURES:
+                        bench.theirs(importance, scope, structure, seed)
+
+
+def texts(value: str) -> list[str]:
+    """The parts of a list given as one argument."""
+    return [part for part in value.split(",") if part]
 
 
 def main() -> None:
-    """Runs all cells and writes the dated result."""
+    """Measures what is missing and writes the dated page and figure."""
     options = parser(__doc__)
-    options.add_argument("--model", default="shipped:fmnist-vit")
-    options.add_argument("--data", default="fashion-mnist")
-    options.add_argument("--targets", default="macs=0.75,macs=0.5,macs=0.35")
-    options.add_argument("--images", type=int, default=512, help="calibration images")
+    add_options(options)
+    options.add_argument("--targets", type=lambda v: [float(t) for t in v.split(",")], default=list(TARGETS))
+    options.add_argument("--scores", type=texts, default=list(METHODS))
+    options.add_argument("--scopes", type=texts, default=["local", *(s for s in SCOPES if s != "local")])
+    options.add_argument("--kinds", type=texts, default=list(DEFAULT_KINDS))
+    options.add_argument("--round-to", type=int, default=8)
+    options.add_argument(
+        "--seeds", type=lambda v: [int(s) for s in v.split(",")], default=[0, 1, 2],
+        help=f"of the calibration draw; those after the first for scope {', '.join(SEEDED_SCOPES)}",
+    )  # fmt: skip
+    options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
+    options.add_argument("--fresh", action="store_true", help="measure stored cells again")
+    options.add_argument("--page-only", action="store_true", help="measure nothing")
     given = options.parse_args()
-
-    import torch
-
     torch.set_num_threads(given.threads)
-    progress = make_progress()
-    origin = vitprune.load_model(given.model)
-    data = open_data(given.data, origin.preprocessing, seed=given.seed, calibration=given.images)
-    assert data.calibration is not None and data.test is not None
-    graph = vitprune.trace(origin)
-    dense = accuracy(origin.model, data.test)
-    rows = []
-    for method in METHODS:
-        began = time.monotonic()
-        scores = vitprune.score(graph, origin, method, given.seed, data.calibration)
-        scoring = time.monotonic() - began
-        for target in given.targets.split(","):
-            plan = vitprune.allocate(graph, scores, target)
-            small = vitprune.shrink(origin, graph, plan)
-            cut = accuracy(small, data.test)
-            began = time.monotonic()
-            vitprune.refit(origin, small, graph, plan, data.calibration)
-            seconds = time.monotonic() - began
-            after = accuracy(small, data.test)
-            row = {"method": method, "target": target, "macs": plan.obtained["macs"]["ratio"], "cut": cut.top1}
-            row |= {"refitted": after.top1, "score_s": scoring, "refit_s": seconds}
-            rows.append(row)
-            progress.line(f"{method} {target}: {100 * cut.top1:.2f}, {100 * after.top1:.2f} %")
-    cells = [
-        (
-            r["method"],
-            r["target"],
-            f"{r['macs']:.3f}",
-            *(f"{100 * r[k]:.2f}" for k in ("cut", "refitted")),
-            *(f"{r[k]:.1f}" for k in ("score_s", "refit_s")),
-        )
-        for r in rows
-    ]
-    head = ("score", "target", "MACs ratio", "top-1 % cut", "top-1 % refitted", "scoring s", "refit s")
-    about = setting(given.threads, given.seed) | {
-        "model": f"{given.model}, dense top-1 {100 * dense.top1:.2f} % of {dense.n:,} test images",
-        "calibration": f"{given.images} training images of {given.data}; no training",
-        "interval": "about 0.5 points around 92 %, 1 point around 50 % (95 %)",
-    }
-    write(given.out, "one-shot", "Pruned without training", [table(head, cells)], rows, about)
+    subject = Subject.of(given)
+    cells = Cells(given.out / f"one-shot-{subject.label}.jsonl", fresh=given.fresh)
+    bench = Bench(subject, cells, given)
+    dense = bench.dense()
+    if not given.page_only:
+        measure(bench, given)
+    mine = [row for row in cells if subject.owns(row) and row["tool"] != "dense"]
+    about = setting(given.threads, given.seeds[0]) | subject.describe(dense)
+    about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}; after the first only in scope local"
+    about["command"] = about["command"].replace(" --page-only", "")
+    about["cells"] = "measured in one or several runs of this command and its filters; load and versions: of the last"
+    one_shot_page.write_page(given.out, subject.label, mine, dense, about, cells.path.name)
 
 
 if __name__ == "__main__":

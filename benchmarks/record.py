@@ -94,17 +94,20 @@ def write(
     name: str,
     title: str,
     sections: Sequence[str],
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]] | str,
     about: Mapping[str, str],
 ) -> Path:
-    """The Markdown page, `<out>/<date>-<name>.md`; the rows go to the `.jsonl` file of the same name."""
+    """The Markdown page, `<out>/<date>-<name>.md`; the rows go to the `.jsonl` file of the same name.
+
+    rows: or the name of the file in `out` that holds them already.
+    """
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{date.today().isoformat()}-{name}"
+    raw = rows if isinstance(rows, str) else f"{stem}.jsonl"
     head = "\n".join(f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in about.items())
-    page = "\n\n".join([f"# {title}", head, *sections, f"Raw rows: `{stem}.jsonl`."]) + "\n"
+    page = "\n\n".join([f"# {title}", head, *sections, f"Raw rows: `{raw}`."]) + "\n"
     (out / f"{stem}.md").write_text(page)
-    with (out / f"{stem}.jsonl").open("w") as file:
-        for row in rows:
-            file.write(json.dumps(dict(row)) + "\n")
+    if not isinstance(rows, str):
+        (out / raw).write_text("".join(json.dumps(dict(row)) + "\n" for row in rows))
     print(page)
     return out / f"{stem}.md"

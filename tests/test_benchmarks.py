@@ -1,0 +1,124 @@
+"""The parts of the benchmarks that compute: stored cells, and how the peer is wired."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import one_shot_page
+import peer
+from cells import Cells, wanted
+
+
+def test_cells_are_found_again_replaced_and_kept_apart(tmp_path):
+    path = tmp_path / "some" / "cells.jsonl"
+    cells = Cells(path)
+    cells.put({"score": "energy", "target": 0.5}, {"top1": 0.9})
+    cells.put({"score": "fisher", "target": 0.5}, {"top1": 0.8})
+    again = Cells(path)
+    assert again.get({"target": 0.5, "score": "energy"}) == {"top1": 0.9}
+    assert again.get({"target": 0.6, "score": "energy"}) is None
+    again.put({"score": "energy", "target": 0.5}, {"top1": 0.7})
+    assert [row["top1"] for row in Cells(path)] == [0.7, 0.8]
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_line_cut_short_is_dropped(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    Cells(path).put({"seed": 0}, {"top1": 0.5})
+    path.write_text(path.read_text() + '{"settings": {"seed": 1}, "val')
+    cells = Cells(path)
+    assert len(cells) == 1
+    cells.put({"seed": 1}, {"top1": 0.6})
+    assert len(Cells(path)) == 2
+
+
+def test_fresh_cells_are_measured_again_but_not_lost(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    Cells(path).put({"seed": 0}, {"top1": 0.5})
+    cells = Cells(path, fresh=True)
+    assert {"seed": 0} not in cells and cells.get({"seed": 0}) is None
+    assert len(Cells(path)) == 1
+    cells.put({"seed": 0}, {"top1": 0.4})
+    assert cells.get({"seed": 0}) == {"top1": 0.4}
+    assert [row["top1"] for row in Cells(path)] == [0.4]
+
+
+def test_filters_name_settings():
+    settings = {"tool": "vitprune", "target": 0.5}
+    assert wanted(["tool=vitprune,other", "target=0.5"], settings)
+    assert not wanted(["tool=other"], settings)
+    with pytest.raises(ValueError, match="a name of tool, target, but got 'colour=red'"):
+        wanted(["colour=red"], settings)
+
+
+def row(score, seed, top1, **more):
+    common = {"tool": "vitprune", "scope": "local", "structure": "mlp", "target": 0.5, "macs": 0.499, "labels": False}
+    return {**common, "score": score, "seed": seed, "recipe": "refit", "top1": top1, **more}
+
+
+def test_page_takes_means_over_seeds_and_the_best_line():
+    rows = [row("energy", 0, 0.90), row("energy", 1, 0.92), row("fisher", 0, 0.93, labels=True), row("random", 0, 0.99)]
+    series = one_shot_page.groups(rows)
+    line, top1 = one_shot_page.best(series["vitprune, no labels, refitted"], 0.5)
+    assert line == ("energy", "local", "mlp") and top1 == pytest.approx(0.91)
+    assert one_shot_page.shown(rows[:2]) == "91.00 ± 1.41"
+    assert one_shot_page.shown([row("energy", 0, 0.9, macs=0.48)]) == "90.00 (0.480)"
+    some = one_shot_page.by_line([*rows, row("energy", 0, 0.8, target=0.4)])
+    assert one_shot_page.covered(some) == [0.5]
+    refused = row("energy", 0, 0)
+    del refused["top1"]
+    assert one_shot_page.shown([refused]) == "refused"
+    text = one_shot_page.verdicts(series, dense=0.915)
+    assert "energy local, refitted, loses 0.50 | yes" in text
+
+
+def dinov2():
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=14, num_labels=5
+    )
+    return Dinov2ForImageClassification(config).eval(), torch.randn(4, 3, 28, 28)
+
+
+def test_the_split_head_gives_the_classifiers_scores():
+    model, x = dinov2()
+    with torch.no_grad():
+        assert torch.allclose(peer.prepared(model)(x), model(x).logits, atol=1e-6)
+
+
+def test_gradients_for_hessian_are_mean_squares_over_all_images():
+    model, x = dinov2()
+    model, labels = peer.prepared(model), torch.tensor([0, 1, 2, 3])
+    names = [name for name, _ in model.named_parameters()]
+    found, last = (
+        dict(zip(names, peer.gradients(model, "hessian", [(x, labels)], repaired=repaired), strict=True))
+        for repaired in (True, False)
+    )
+    squares = []
+    for image, label in zip(x, labels, strict=True):
+        scores = model(image[None]).softmax(1)[0]
+        scores[label] -= 1
+        squares.append(scores.square())  # the gradient of cross-entropy by the bias is softmax - one-hot
+    assert torch.allclose(found["of_token.bias"], torch.stack(squares).mean(0), atol=1e-6)
+    assert torch.allclose(last["of_token.bias"], squares[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("structure", peer.STRUCTURES)
+@pytest.mark.parametrize("scope", ["local", "isomorphic"])  # "global" empties a layer of one so small
+def test_the_peer_hits_the_macs_and_runs(scope, structure):
+    pytest.importorskip("torch_pruning", reason="the peer of the benchmarks is not installed")
+    model, x = dinov2()
+    model = peer.prepared(model)
+    found = peer.gradients(model, "taylor", [(x, torch.tensor([0, 1, 2, 3]))])
+    cut = peer.prune(model, x, found, "taylor", scope, structure, 0.6)
+    assert cut.macs == peer.macs(cut.model, x) / peer.macs(model, x)
+    assert 0.5 < cut.macs <= 0.606  # widths of 24 are coarse steps
+    assert cut.model(x).shape == (4, 5)
+    width = cut.model.dinov2.encoder.layer[0].mlp.fc2.out_features
+    assert (width == 24) == (structure == "inner")
