@@ -81,11 +81,11 @@ def stream_moment(sums: Sums, stream: Stream, tensors: Mapping[str, Tensor]) -> 
     for member in stream.group.members:
         key = (stream.group.name, member.tensor)
         if key in sums and member.dim == 1:
-            covariance, gram = sums[key].moment(True)[0], 0.0
+            covariance = sums[key].moment(True)[0]
             moved = tensors[member.tensor].detach().movedim(1, 0)
-            for at in torch.as_tensor(member.index[0], device=moved.device).T:
-                rows = moved[at].double().flatten(1)
-                gram = gram + rows @ rows.T
+            index = torch.as_tensor(member.index[0], device=moved.device).T  # (k, size)
+            rows = torch.cat([moved[at].double().flatten(1) for at in index], 1)
+            gram = rows @ rows.T
             both = _between(covariance, gram) + _between(gram, covariance)
             found.append(both / both.trace().clamp_min(1e-30))
     total = torch.stack(found).mean(0)
@@ -96,7 +96,8 @@ def _between(outer: Tensor, inner: Tensor) -> Tensor:
     """outer^1/2 inner outer^1/2."""
     values, vectors = torch.linalg.eigh(outer)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    return root @ inner @ root
+    found: Tensor = root @ inner @ root
+    return found
 
 
 def _add(sums: Sums, wish: _Wish, at: IndexArray, x: Tensor) -> None:
