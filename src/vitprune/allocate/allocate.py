@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from vitprune.allocate.ranking import Cluster, Steps, rank_steps, top_units
+from vitprune.allocate.ratios import apply_ratios, check_effect, check_kind, check_ratios, shares_of_groups
 from vitprune.allocate.solve import Cost, fit_budget, sizes_after
 from vitprune.allocate.target import METRICS, Target, human
 from vitprune.allocate.widths import Minimum, check_minimum, least, permitted_sizes
@@ -37,11 +38,12 @@ def allocate(
     target: Target | str | None,
     *,
     scope: Scope = DEFAULT_SCOPE,
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Iterable[str] | None = None,
     round_to: int = 8,
     minimum: Minimum = None,
     protect: Iterable[str] = (),
     ratios: Mapping[str, float] | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
     inexact: bool = False,
 ) -> Plan:
     """The plan that keeps the most valuable units within the budget; the result never costs more than asked.
@@ -51,12 +53,14 @@ def allocate(
 
     scope: "isomorphic" (every kind loses the same share, the units compete within their kind), "global" (one threshold
     on the scores), "local" (every group loses the same share).
-    kinds: group kinds that may shrink.
+    kinds: group kinds that may shrink, all of which the model must have; None: DEFAULT_KINDS and those of `ratios`.
     round_to: sizes are multiples of it (see `rounding_step` for small and per-head sizes; heads go one by one).
     minimum: smallest size, one number or per kind.
     protect: patterns (as in file names) of group names that keep their size.
     ratios: per kind the share of units that stays, fixed; the other kinds make up for the rest of the target.
-    target: None when the ratios alone decide.
+    layer_ratios: the same per pattern of group names, of which the first that matches a group counts; the nearest size
+    that the rounding permits (see `apply_ratios`). It goes before the ratio of the group's kind.
+    target: None when the ratios alone decide; nothing else then shrinks.
     inexact: let groups shrink for which masking and removal differ.
 
     Groups of `graph.cosize` keep equal sizes; which units may differ. Each lane (head) keeps its own best units.
@@ -64,11 +68,19 @@ def allocate(
     Raises TargetError for malformed settings, and for an unreachable target (with the smallest reachable value).
     """
     wanted = Target.parse(target) if isinstance(target, str) else target
-    chosen, fixed_ratios, patterns = tuple(dict.fromkeys(kinds)), dict(ratios or {}), tuple(protect)
-    _check(graph, scope, chosen, round_to, minimum, patterns, fixed_ratios, wanted)
+    fixed_ratios, by_layer, patterns = dict(ratios or {}), dict(layer_ratios or {}), tuple(protect)
+    chosen = tuple(dict.fromkeys((*DEFAULT_KINDS, *fixed_ratios) if kinds is None else kinds))
+    check_ratios(graph, chosen, fixed_ratios)
+    _check(graph, scope, chosen, round_to, minimum, patterns)
+    for kind in chosen if kinds is not None else ():
+        check_kind(graph, kind)
+    if wanted is None and not fixed_ratios and not by_layer:
+        raise TargetError("give a target, or ratios per kind or layer")
     left_out = _left_out(graph, chosen, round_to, minimum, patterns, inexact)
+    check_effect(graph, left_out, fixed_ratios)
+    shares = shares_of_groups(graph, left_out, by_layer)
     clusters, notes = _clusters(graph, left_out, round_to, minimum)
-    clusters = _apply_ratios(clusters, scores, scope, fixed_ratios, free=wanted is not None)
+    clusters = apply_ratios(graph, clusters, scores, scope, fixed_ratios, shares, free=wanted is not None)
     steps = rank_steps(clusters, scores, scope)
     sizes = (
         sizes_after(clusters, steps, len(steps.cluster))
@@ -94,6 +106,7 @@ def allocate(
             "minimum": minimum if isinstance(minimum, int) else dict(minimum or {}),
             "protect": list(patterns),
             "ratios": fixed_ratios,
+            "layer_ratios": list(by_layer.items()),
             "not_pruned": left_out,
             "frozen": {f.where: f.reason for f in graph.frozen},
             "notes": notes,
@@ -116,8 +129,6 @@ def _check(
     round_to: int,
     minimum: Minimum,
     patterns: Sequence[str],
-    ratios: Mapping[str, float],
-    target: Target | None,
 ) -> None:
     if scope not in SCOPES:
         raise TargetError(f"scope must be one of {', '.join(SCOPES)}, but got {scope!r}")
@@ -130,13 +141,6 @@ def _check(
     for pattern in patterns:
         if not any(fnmatchcase(g.name, pattern) for g in graph.groups):
             raise TargetError(f"protect pattern {pattern!r} matches no group; `vitprune inspect` lists the names")
-    for kind, ratio in ratios.items():
-        if kind not in kinds:
-            raise TargetError(f"ratios name kind {kind!r}, which is not among the kinds to prune: {', '.join(kinds)}")
-        if not 0 < ratio <= 1:
-            raise TargetError(f"ratio of {kind} must be in (0, 1], the share that stays, but got {ratio:g}")
-    if target is None and not ratios:
-        raise TargetError("give a target, or ratios per kind")
 
 
 def _left_out(
@@ -186,31 +190,6 @@ def _clusters(
             sizes = np.intersect1d(sizes, permitted_sizes(other, round_to, least(other, minimum)))
         clusters.append(Cluster(members, sizes))
     return clusters, notes
-
-
-def _apply_ratios(
-    clusters: Sequence[Cluster], scores: Scores, scope: str, ratios: Mapping[str, float], free: bool
-) -> list[Cluster]:
-    """Clusters of a kind with a fixed ratio keep just one size; the others, unless `free`, their dense size."""
-    fixed: dict[int, int] = {}
-    for kind, ratio in ratios.items():
-        positions = [i for i, c in enumerate(clusters) if any(g.kind == kind for g in c.groups)]
-        part = [clusters[i] for i in positions]
-        steps = rank_steps(part, scores, scope)
-        dense = sum(int(c.sizes[-1]) for c in part)
-        sizes = fit_budget(part, steps, lambda sizes: float(sizes.sum()), ratio * dense)
-        if sizes is None:
-            smallest = sum(int(c.sizes[0]) for c in part) / dense
-            raise TargetError(f"ratio of {kind} must be at least {smallest:.4g} with this rounding, but got {ratio:g}")
-        for position, size in zip(positions, sizes.tolist(), strict=True):
-            if fixed.setdefault(position, size) != size:
-                names = ", ".join(g.name for g in clusters[position].groups)
-                raise TargetError(f"ratios: {names} keep equal sizes; give their kinds the same ratio")
-    result: list[Cluster] = []
-    for position, cluster in enumerate(clusters):
-        only = fixed.get(position, None if free else int(cluster.sizes[-1]))
-        result.append(cluster if only is None else Cluster(cluster.groups, np.array([only], dtype=np.int64)))
-    return result
 
 
 def _reach(

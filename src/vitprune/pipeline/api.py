@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitprune import models, store
 from vitprune import trace as tracing
-from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, Target, allocate
+from vitprune.allocate import DEFAULT_SCOPE, Scope, Target, allocate
 from vitprune.errors import ModelError, StoreError
 from vitprune.models import LoadedModel
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
@@ -101,16 +101,17 @@ def refit(
 def prune(
     model: nn.Module,
     example: Tensor | Sequence[Any],
-    target: Target | str = "macs=0.5",
+    target: Target | str | None = "macs=0.5",
     *,
     method: str = "magnitude-l2",
     seed: int = 0,
     scope: Scope = DEFAULT_SCOPE,
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Iterable[str] | None = None,
     round_to: int = 8,
     minimum: int | Mapping[str, int] | None = None,
     protect: Iterable[str] = (),
     ratios: Mapping[str, float] | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
     batches: Iterable[Any] | None = None,
     refits: bool = True,
 ) -> tuple[nn.Module, Plan]:
@@ -136,6 +137,7 @@ def prune(
         minimum=minimum,
         protect=protect,
         ratios=ratios,
+        layer_ratios=layer_ratios,
     )
     plan = replace(plan, method=method, settings={**plan.settings, "seed": seed}, versions=versions())
     small = carry_out(model, graph, plan, example=args)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from vitprune import models, store
-from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, allocate
+from vitprune.allocate import DEFAULT_SCOPE, Scope, allocate
 from vitprune.allocate.allocate import obtained
 from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
@@ -39,16 +39,17 @@ from vitprune.trace.graph import Graph
 class PruneSettings:
     """What to remove."""
 
-    target: Target
+    target: Target | None  # None: the ratios alone decide
     method: str = "magnitude-l2"
     scope: Scope = DEFAULT_SCOPE
-    kinds: tuple[str, ...] = DEFAULT_KINDS
+    kinds: tuple[str, ...] | None = None  # see `allocate`
     round_to: int = 8
     minimum: Mapping[str, int] = field(default_factory=dict)
     protect: tuple[str, ...] = ()
     ratios: Mapping[str, float] = field(default_factory=dict)
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
     calibration: int = 512  # training images, without labels, for scores that need data and for the refit
+    layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +164,8 @@ class _Run:
             self.plan = self._decide()
             model = shrink(self.opened.model, self.graph, self.plan, example=(self.example,))
         for name, got in self.plan.obtained.items():
-            wanted = f", asked {self.settings.target}" if name == self.settings.target.metric else ""
+            target = self.settings.target
+            wanted = f", asked {target}" if target is not None and name == target.metric else ""
             self.progress.line(f"obtained {name}={got['ratio']:.4f}{wanted} ({got['value']:,} of {got['dense']:,})")
         for note in self.plan.settings["notes"]:
             self.progress.line(f"note: {note}")
@@ -193,6 +195,7 @@ class _Run:
             minimum=chosen.minimum,
             protect=chosen.protect,
             ratios=chosen.ratios,
+            layer_ratios=dict(chosen.layer_ratios),
         )
         return replace(
             plan,
