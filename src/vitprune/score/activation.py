@@ -7,13 +7,14 @@ do not change when a unit's producing row is scaled by a and its reading column 
 
 Query/key dims are read by no layer but by each other: their score is the product of the energies (variances) of the
 unit's positions on the outputs of the layers that make them, which is the energy of its term in q.k for independent
-tokens. A whole branch scores the energy of what its last layer adds. A unit that none of this reaches (its consumer is
-no linear layer) gets the largest score of its kind, so that it is not taken first.
+tokens. A whole branch scores the energy (variance) of what it adds to the model's output, see `branches`: its energy in
+the residual stream says little of what is lost without it. A unit that none of this reaches (its consumer is no linear
+layer) gets the largest score of its kind, so that it is not taken first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from vitprune.arrays import Floats
 from vitprune.calibrate import Replay, Site, images_of, sites
 from vitprune.modes import evaluating
+from vitprune.score.branches import First, effects
 from vitprune.score.types import ScoreError, ScoreInputs, Scores
 from vitprune.trace.graph import Graph, Group
 
@@ -96,7 +98,8 @@ def observe(inputs: ScoreInputs) -> Activations:
 
 def contribution(inputs: ScoreInputs, *, central: bool) -> Scores:
     """Group name -> (lanes, size); central: variances instead of mean squares."""
-    seen = observe(inputs)
+    batches = First(inputs.batches or ())
+    seen = observe(replace(inputs, batches=batches))
     norms = {
         name: tensor.detach().double().square().sum(tuple(d for d in range(tensor.dim()) if d != 1)).cpu().numpy()
         for name, tensor in inputs.model.named_parameters(remove_duplicate=False)
@@ -104,14 +107,13 @@ def contribution(inputs: ScoreInputs, *, central: bool) -> Scores:
     }
     part = {name: channel.moment(central) * norms[name] for name, channel in seen.reads.items()}
     made = {name: channel.moment(central) for name, channel in seen.gives.items()}
-    result = {g.name: _group(g, part, made) for g in inputs.graph.groups}
+    result = {g.name: _group(g, part, made) for g in inputs.graph.groups if g.kind != "block"}
+    branches = effects(inputs.graph, inputs.model, batches.seen, central=central)
+    result |= {name: np.full((1, 1), value) for name, value in branches.items()}
     return _filled(inputs.graph, result)
 
 
 def _group(group: Group, part: dict[str, Floats], made: dict[str, Floats]) -> Floats | None:
-    if group.kind == "block":
-        inside = [name for name in made if any(name.startswith(f"{m}.") for m in group.modules[-1:])]
-        return np.full((1, 1), float(made[inside[-1]].sum())) if inside else None
     total, found = np.zeros((group.lanes, group.size)), False
     for member in group.members:
         if member.dim == 1 and member.tensor in part:
@@ -130,10 +132,12 @@ def _group(group: Group, part: dict[str, Floats], made: dict[str, Floats]) -> Fl
 def _filled(graph: Graph, found: dict[str, Floats | None]) -> Scores:
     largest: dict[str, float] = {}
     for group in graph.groups:
-        values = found[group.name]
+        values = found.get(group.name)
         if values is not None:
             largest[group.kind] = max(largest.get(group.kind, 0.0), float(values.max()))
     return {
-        g.name: np.full((g.lanes, g.size), largest.get(g.kind, 1.0)) if (values := found[g.name]) is None else values
+        g.name: np.full((g.lanes, g.size), largest.get(g.kind, 1.0))
+        if (values := found.get(g.name)) is None
+        else values
         for g in graph.groups
     }
