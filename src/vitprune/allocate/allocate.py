@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from vitprune.allocate.again import capped, known_scores
 from vitprune.allocate.ranking import Cluster, Steps, rank_steps, top_units
 from vitprune.allocate.ratios import apply_ratios, check_effect, check_kind, check_ratios, shares_of_groups
 from vitprune.allocate.solve import Cost, fit_budget, sizes_after
@@ -45,6 +46,7 @@ def allocate(
     ratios: Mapping[str, float] | None = None,
     layer_ratios: Mapping[str, float] | None = None,
     inexact: bool = False,
+    within: Plan | None = None,
 ) -> Plan:
     """The plan that keeps the most valuable units within the budget; the result never costs more than asked.
 
@@ -62,6 +64,7 @@ def allocate(
     that the rounding permits (see `apply_ratios`). It goes before the ratio of the group's kind.
     target: None when the ratios alone decide; nothing else then shrinks.
     inexact: let groups shrink for which masking and removal differ.
+    within: an earlier plan of this graph; what it removed stays removed, and groups without scores keep its units.
 
     Groups of `graph.cosize` keep equal sizes; which units may differ. Each lane (head) keeps its own best units.
 
@@ -80,17 +83,22 @@ def allocate(
     check_effect(graph, left_out, fixed_ratios)
     shares = shares_of_groups(graph, left_out, by_layer)
     clusters, notes = _clusters(graph, left_out, round_to, minimum)
+    full = graph.sizes()
+    if within is not None:
+        within.check(graph)
+        full = within.sizes()
+        clusters, scores = capped(clusters, within, scores), known_scores(within, scores)
     clusters = apply_ratios(graph, clusters, scores, scope, fixed_ratios, shares, free=wanted is not None)
     steps = rank_steps(clusters, scores, scope)
     sizes = (
         sizes_after(clusters, steps, len(steps.cluster))
         if wanted is None
-        else _reach(graph, clusters, steps, wanted, chosen, round_to, notes)
+        else _reach(graph, full, clusters, steps, wanted, chosen, round_to, notes)
     )
-    size_of = {g.name: int(n) for c, n in zip(clusters, sizes, strict=True) for g in c.groups}
+    size_of = full | {g.name: int(n) for c, n in zip(clusters, sizes, strict=True) for g in c.groups}
     groups = {
         g.name: GroupPlan(g.kind, g.size, g.lanes, top_units(scores[g.name], size_of[g.name]))
-        if size_of.get(g.name, g.size) < g.size
+        if size_of[g.name] < g.size
         else keep_all(g)
         for g in graph.groups
     }
@@ -194,6 +202,7 @@ def _clusters(
 
 def _reach(
     graph: Graph,
+    full: Mapping[str, int],
     clusters: Sequence[Cluster],
     steps: Steps,
     target: Target,
@@ -202,7 +211,7 @@ def _reach(
     notes: list[str],
 ) -> Ints:
     inside = {g.name for c in clusters for g in c.groups}
-    keep = {name: size for name, size in graph.sizes().items() if name not in inside}
+    keep = {name: size for name, size in full.items() if name not in inside}
     polynomial = graph.macs if target.metric == "macs" else graph.params
     cost = Cost(polynomial, clusters, keep)
     dense = round(polynomial.evaluate(graph.sizes()))

@@ -148,7 +148,8 @@ def apply_ratios(
     fix_groups(blocks=True)
     if "block" in ratios:
         fix_kind("block", ratios["block"], [i for i in range(len(clusters)) if i not in fixed])
-    inside = gone_with(graph, {g.name for i, size in fixed.items() if size == 0 for g in clusters[i].groups})
+    gone = {i for i, c in enumerate(clusters) if fixed.get(i, int(c.sizes[-1])) == 0}
+    inside = gone_with(graph, {g.name for i in gone for g in clusters[i].groups})
     moot |= {i for i, c in enumerate(clusters) if i not in fixed and all(g.name in inside for g in c.groups)}
     fix_groups(blocks=False)
     others = [i for i in range(len(clusters)) if i not in fixed and i not in moot]

@@ -54,6 +54,7 @@ def prune(
         Path | None,
         typer.Option(metavar="FILE", help="Fixed shares by patterns of group names, JSON or TOML.", show_default=False),
     ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to the target, each scored and refitted anew.")] = 1,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit the layers behind removed units again, in closed form.")
     ] = True,
@@ -113,6 +114,7 @@ def prune(
         refit and calibration > 0,
         calibration,
         by_layer,
+        steps,
     )
     training = o.train_settings(
         epochs,

@@ -15,6 +15,7 @@ from vitprune.allocate import DEFAULT_SCOPE, Scope, Target, allocate
 from vitprune.errors import ModelError, StoreError
 from vitprune.models import LoadedModel
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
+from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
@@ -114,11 +115,14 @@ def prune(
     layer_ratios: Mapping[str, float] | None = None,
     batches: Iterable[Any] | None = None,
     refits: bool = True,
+    steps: int = 1,
 ) -> tuple[nn.Module, Plan]:
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
     `model` stays as it is. The result was compared with the masked dense model on the way. batches: calibration images,
     or (images, labels) pairs, for scores that need them and, unless `refits` is False, for `refit`.
+
+    steps: more than one scores, shrinks and refits on the way to the target too, see `schedule.in_steps`.
 
     Raises TargetError for a target that is malformed or out of reach, ModelError when the model cannot be captured,
     OracleError when the comparison fails.
@@ -126,21 +130,18 @@ def prune(
     args = trace_batch(example)
     graph = tracing.trace(model, args)
     data = None if batches is None else list(batches)
-    scores = compute_scores(graph, model, method, seed, data)
-    plan = allocate(
-        graph,
-        scores,
-        target,
-        scope=scope,
-        kinds=kinds,
-        round_to=round_to,
-        minimum=minimum,
-        protect=protect,
-        ratios=ratios,
-        layer_ratios=layer_ratios,
-    )
-    plan = replace(plan, method=method, settings={**plan.settings, "seed": seed}, versions=versions())
-    small = carry_out(model, graph, plan, example=args)
+    wanted = Target.parse(target) if isinstance(target, str) else target
+    settings = {
+        "scope": scope,
+        "kinds": kinds if kinds is None else tuple(kinds),
+        "round_to": round_to,
+        "minimum": minimum,
+        "protect": tuple(protect),
+        "ratios": ratios,
+        "layer_ratios": layer_ratios,
+    }
+    plan, small = in_steps(model, graph, wanted, Schedule(method, seed, steps, refits), args, data, settings)
+    plan = replace(plan, versions=versions())
     if data is not None and refits:
         refit(model, small, graph, plan, data)
     return small, plan

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from vitprune import models, store
-from vitprune.allocate import DEFAULT_SCOPE, Scope, allocate
+from vitprune.allocate import DEFAULT_SCOPE, Scope
 from vitprune.allocate.allocate import obtained
 from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
@@ -18,6 +18,7 @@ from vitprune.data import Data
 from vitprune.files import check_free
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
+from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.versions import versions
@@ -26,7 +27,6 @@ from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, fit
 from vitprune.refit import refit
 from vitprune.report import Row
-from vitprune.score import score
 from vitprune.score.registry import lookup
 from vitprune.shrink import shrink
 from vitprune.store.read import PLAN
@@ -50,6 +50,7 @@ class PruneSettings:
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
     calibration: int = 512  # training images, without labels, for scores that need data and for the refit
     layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
+    steps: int = 1  # scored, shrunk and refitted anew in each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,8 +162,7 @@ class _Run:
             load_tensors_(self.work.path / "pruned.safetensors", model)
             self.progress.line(f"going on with the pruned model in {self.work.path}")
         else:
-            self.plan = self._decide()
-            model = shrink(self.opened.model, self.graph, self.plan, example=(self.example,))
+            self.plan, model = self._decide()
         for name, got in self.plan.obtained.items():
             target = self.settings.target
             wanted = f", asked {target}" if target is not None and name == target.metric else ""
@@ -182,28 +182,27 @@ class _Run:
             self._row("refitted", model, macs)
         return model
 
-    def _decide(self) -> Plan:
-        chosen, given = self.settings, self.data.calibration
-        scores = score(self.graph, self.opened.model, chosen.method, self.seed, given)
-        plan = allocate(
+    def _decide(self) -> tuple[Plan, nn.Module]:
+        chosen = self.settings
+        plan, model = in_steps(
+            self.opened.model,
             self.graph,
-            scores,
             chosen.target,
-            scope=chosen.scope,
-            kinds=chosen.kinds,
-            round_to=chosen.round_to,
-            minimum=chosen.minimum,
-            protect=chosen.protect,
-            ratios=chosen.ratios,
-            layer_ratios=dict(chosen.layer_ratios),
+            Schedule(chosen.method, self.seed, chosen.steps, chosen.refit),
+            (self.example,),
+            self.data.calibration,
+            {
+                "scope": chosen.scope,
+                "kinds": chosen.kinds,
+                "round_to": chosen.round_to,
+                "minimum": chosen.minimum,
+                "protect": chosen.protect,
+                "ratios": chosen.ratios,
+                "layer_ratios": dict(chosen.layer_ratios),
+            },
+            self.progress,
         )
-        return replace(
-            plan,
-            method=chosen.method,
-            settings={**plan.settings, "seed": self.seed},
-            source=self.opened.loaded.source.to_json(),
-            versions=versions(),
-        )
+        return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
 
     def tune(self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None) -> Any:
         """Trains the model in place; the training history as JSON, None without training."""

@@ -1,0 +1,123 @@
+"""Score, allocate, shrink and refit, in one step or in several on the way to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from vitprune.allocate import Target, allocate
+from vitprune.allocate.depth import gone_with
+from vitprune.allocate.target import METRICS
+from vitprune.compose import same_groups
+from vitprune.errors import TargetError
+from vitprune.pipeline.carry import carry_, dense_scores
+from vitprune.plan import Plan
+from vitprune.progress import Progress, Silent
+from vitprune.refit import refit
+from vitprune.score import score
+from vitprune.score.registry import lookup
+from vitprune.shrink import shrink
+from vitprune.shrink.keep import keep_from
+from vitprune.trace import trace
+from vitprune.trace.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How units are ranked, and in how many steps the target is reached."""
+
+    method: str = "magnitude-l2"
+    seed: int = 0
+    steps: int = 1
+    refits: bool = True  # between the steps, where there are images
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise TargetError(f"steps must be at least 1, but got {self.steps}")
+
+
+def in_steps(
+    model: nn.Module,
+    graph: Graph,
+    target: Target | None,
+    schedule: Schedule,
+    example: tuple[Any, ...],
+    batches: Iterable[Any] | None,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> tuple[Plan, nn.Module]:
+    """The plan of the dense `model`, and the model shrunk by it; the last refit is left to the caller.
+
+    Step k of K goes to the budget (or share) r^(k/K) for a target r, the last one exactly to it. Every step after the
+    first scores the model that the step before left, after a refit of that to the *dense* model's outputs; it removes
+    units of that model only. All settings mean what they mean in one step: sizes, rounding and shares are those of the
+    dense model.
+
+    example: arguments that `graph` was traced with. settings: further arguments of `allocate`.
+
+    Raises TargetError for a target that is malformed or out of reach, before the first step; OracleError when the last
+    model differs from the masked dense one.
+    """
+    said, steps = progress or Silent(), schedule.steps
+    scores = score(graph, model, schedule.method, schedule.seed, batches)
+    plan = allocate(graph, scores, target, **settings)  # fails at once for a target that is out of reach
+    if steps > 1:
+        plan = _allocate(graph, scores, target, settings, 1 / steps, None)
+    small = shrink(model, graph, plan, check=steps == 1, example=example)
+    stuck: set[str] = set()
+    for step in range(2, steps + 1):
+        if batches is not None and schedule.refits:
+            refit(model, small, graph, plan, batches, progress=said)
+        got = ", ".join(f"{name}={plan.obtained[name]['ratio']:.4f}" for name in METRICS)
+        said.line(f"step {step - 1} of {steps}: {got}")
+        now = trace(small, example)
+        found = score(now, small, schedule.method, schedule.seed, batches)
+        placed = dense_scores(found, plan, graph, same_groups(now, graph))
+        stuck |= {n for n in set(graph.sizes()) - set(placed) if plan.groups[n].kept_size > 1}
+        further = _allocate(graph, placed, target, settings, step / steps, plan)
+        smaller = shrink(model, graph, further, check=step == steps, example=example)
+        carry_(smaller, small, keep_from(graph, further), keep_from(graph, plan))
+        plan, small = further, smaller
+    return _recorded(plan, schedule, stuck, graph), small
+
+
+def _allocate(
+    graph: Graph, scores: Any, target: Target | None, settings: Mapping[str, Any], share: float, within: Plan | None
+) -> Plan:
+    """The plan for a share of the way; a share of 1 is the whole."""
+    ratios = {k: v**share for k, v in (settings.get("ratios") or {}).items()}
+    layers = {k: v**share for k, v in (settings.get("layer_ratios") or {}).items()}
+    given = {**settings, "ratios": ratios, "layer_ratios": layers}
+    return allocate(graph, scores, None if target is None else part_way(target, graph, share), within=within, **given)
+
+
+def part_way(target: Target, graph: Graph, share: float) -> Target:
+    """The target at a share of the way from the dense cost to it, in equal factors."""
+    if share == 1:
+        return target
+    if not target.absolute:
+        return replace(target, value=target.value**share)
+    dense = graph.cost()[METRICS.index(target.metric)]
+    return replace(target, value=dense * (target.value / dense) ** share)
+
+
+def _recorded(plan: Plan, schedule: Schedule, stuck: set[str], graph: Graph) -> Plan:
+    gone = [name for name, group in plan.groups.items() if not group.kept_size]
+    stuck -= {*gone_with(graph, gone), *plan.settings["not_pruned"]}
+    notes = [
+        *plan.settings["notes"],
+        *(
+            f"{name}: the smaller model's trace has no such group; it kept its size from then on"
+            for name in sorted(stuck)
+        ),
+    ]
+    if gone and "data" not in lookup(schedule.method).info.needs:
+        notes.append(
+            f"{len(gone)} whole branches were chosen by {schedule.method}, which sees no images and says little of "
+            "them; fisher, energy and variance see what a branch does"
+        )
+    about = {"seed": schedule.seed, "steps": schedule.steps, "notes": notes}
+    return replace(plan, method=schedule.method, settings={**plan.settings, **about})
