@@ -111,6 +111,28 @@ def test_shares_per_kind_and_per_layer(command, image_folder):
     assert sum(p.numel() for p in model.parameters()) == plan.obtained["params"]["value"]
 
 
+def test_steps_and_a_run_that_stopped_after_them(command, image_folder, monkeypatch):
+    def stop(*_args, **_settings):
+        raise KeyboardInterrupt
+
+    options = ("prune", TINY, "--data", image_folder, "--epochs", "0", "--device", "cpu", "--steps", "2")
+    options = (*options, "--method", "energy", "--kinds", "mlp,qk,v,heads,block", "--target", "params=0.4")
+    with monkeypatch.context() as patched:
+        patched.setattr("vitprune.store.save", stop)
+        assert command(*options, "--out", "stopped").code == 130
+    resumed = command(*options, "--out", "stopped")
+    assert resumed.code == 0, resumed.err
+    assert "going on with the pruned model" in resumed.err
+    straight = command(*options, "--out", "straight", "--json")
+    assert "step 1 of 2: macs=" in straight.err
+    assert [r["name"] for r in straight.json["rows"]] == ["dense", "pruned", "refitted"]
+    one, other = vitprune.load("stopped").state_dict(), vitprune.load("straight").state_dict()
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    plan = vitprune.Plan.from_json(Path("straight/plan.json").read_text())
+    assert (plan.settings["steps"], plan.asked) == (2, {"params": 0.4})
+    assert sum(v.numel() for v in vitprune.load("straight").parameters()) == plan.obtained["params"]["value"]
+
+
 def test_train_finetune_eval(command, image_folder):
     done = command(
         *("train", TINY, "--data", image_folder, "--out", "dense", *SHORT[2:], "--epochs", "6", "--warmup", "1"),
