@@ -11,6 +11,8 @@ from vitprune.allocate import SCOPES, Target, allocate
 from vitprune.allocate.widths import least, permitted_sizes
 from vitprune.arrays import Scores
 from vitprune.errors import TargetError
+from vitprune.models import example
+from vitprune.pipeline.opening import open_model
 from vitprune.score import score
 from vitprune.trace import trace
 from vitprune.trace.graph import KINDS, Graph
@@ -83,3 +85,24 @@ def fits(graph: Graph, fixed: dict[str, str], sizes: dict[str, int], metric: str
         if graph.cost(grown)[("macs", "params").index(metric)] <= budget:
             found.append(group.name)
     return found
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "timm:vit_tiny_patch16_224",
+        pytest.param("timm:vit_small_patch16_224", marks=pytest.mark.slow),
+        pytest.param("timm:swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+    ],
+)
+def test_models_of_usual_size_come_within_half_a_percent(spec):
+    origin = open_model(spec, weights=False).loaded
+    graph = trace(origin.model, (example(origin.preprocessing),))
+    rng = np.random.default_rng(0)
+    scores = {g.name: rng.random() * rng.random((g.lanes, g.size)) for g in graph.groups}
+    for scope in SCOPES:
+        for metric in ("macs", "params"):
+            for ratio in np.linspace(0.25, 1, BUDGETS):
+                plan = allocate(graph, scores, Target(metric, float(ratio)), scope=scope)
+                assert 0.996 * ratio < plan.obtained[metric]["ratio"] <= ratio
+                assert not plan.settings["notes"]
