@@ -36,7 +36,7 @@ def test_pruned_folder_loads_as_the_librarys_own_module(saved):
     assert plan.obtained["macs"]["ratio"] <= 0.5
     assert sum(p.numel() for p in model.parameters()) == plan.obtained["params"]["value"]
     assert model(torch.randn(5, 3, 16, 16)).shape == (5, 3)
-    assert plan.method == "magnitude-l2"
+    assert plan.method == "refit-error"
     assert plan.settings["seed"] == 0
     assert {"vitprune", "torch", "timm"} - set(plan.versions) <= {"vitprune"}  # not installed when run from source
     metrics = json.loads((saved / "metrics.json").read_text())
@@ -87,7 +87,7 @@ def test_a_pruned_folder_can_be_pruned_again(command, saved, image_folder):
     both = vitprune.Plan.from_json(Path("twice/plan.json").read_text())
     ratio = both.obtained["macs"]["ratio"] / first.obtained["macs"]["ratio"]
     assert ratio == pytest.approx(0.7, abs=0.1)
-    assert both.settings["before"] == [{"asked": {"macs": 0.5}, "method": "magnitude-l2"}]
+    assert both.settings["before"] == [{"asked": {"macs": 0.5}, "method": "refit-error"}]
     model = vitprune.load("twice")
     assert sum(p.numel() for p in model.parameters()) == both.obtained["params"]["value"]
 

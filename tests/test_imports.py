@@ -14,7 +14,7 @@ LAYERS = (
     {"arrays", "compose", "errors", "files", "modes", "plan", "planjson", "preprocessing", "progress"},
     {"trace", "models", "data"},
     {"calibrate"},
-    {"score", "allocate", "shrink", "recover", "evaluate", "store", "report"},
+    {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},
     {"refit"},
     {"pipeline"},
     {"cli"},

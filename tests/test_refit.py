@@ -119,9 +119,10 @@ def test_redundant_units_are_made_up_for_entirely() -> None:
     plan = Plan({group.name: GroupPlan("mlp", group.size, 1, (tuple(i for i in range(group.size) if i != 5),))})
     small = shrink(model, graph, plan, example=case.example(2))
     before = relative(output(case, small, 5), output(case, model, 5))
-    (layer,) = refit(model, small, graph, plan, [images(case.name, 64, s) for s in range(3)])
+    layer, *later = refit(model, small, graph, plan, [images(case.name, 64, s) for s in range(3)])
     assert layer.weight == "blocks.0.mlp.fc2.weight"
     assert layer.samples == 3 * 64 * 17
+    assert [x.weight for x in later][:2] == ["blocks.1.attn.qkv.weight", "blocks.1.attn.proj.weight"]
     assert before > 0.1
     assert relative(output(case, small, 5), output(case, model, 5)) < 0.05 * before
     assert layer.after < 1e-3 * layer.before

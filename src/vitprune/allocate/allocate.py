@@ -72,7 +72,7 @@ def allocate(
     """
     wanted = Target.parse(target) if isinstance(target, str) else target
     fixed_ratios, by_layer, patterns = dict(ratios or {}), dict(layer_ratios or {}), tuple(protect)
-    chosen = tuple(dict.fromkeys((*DEFAULT_KINDS, *fixed_ratios) if kinds is None else kinds))
+    chosen = wanted_kinds(kinds, fixed_ratios)
     check_ratios(graph, chosen, fixed_ratios)
     _check(graph, scope, chosen, round_to, minimum, patterns)
     for kind in chosen if kinds is not None else ():
@@ -120,6 +120,11 @@ def allocate(
             "notes": notes,
         },
     )
+
+
+def wanted_kinds(kinds: Iterable[str] | None, ratios: Iterable[str]) -> tuple[str, ...]:
+    """The kinds that may shrink: those named, or the default ones and those that have a ratio."""
+    return tuple(dict.fromkeys((*DEFAULT_KINDS, *ratios) if kinds is None else kinds))
 
 
 def obtained(graph: Graph, sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:

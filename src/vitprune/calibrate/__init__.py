@@ -1,7 +1,21 @@
 """What a model computes on calibration images, operator by operator."""
 
+from vitprune.calibrate.covariance import Covariance, oas
+from vitprune.calibrate.finite import CalibrationError, check_finite
 from vitprune.calibrate.images import images_of
 from vitprune.calibrate.replay import Env, Replay
 from vitprune.calibrate.sites import Site, sites
+from vitprune.calibrate.visit import visit
 
-__all__ = ["Env", "Replay", "Site", "images_of", "sites"]
+__all__ = [
+    "CalibrationError",
+    "Covariance",
+    "Env",
+    "Replay",
+    "Site",
+    "check_finite",
+    "images_of",
+    "oas",
+    "sites",
+    "visit",
+]

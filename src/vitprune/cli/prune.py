@@ -25,8 +25,12 @@ def prune(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="magnitude-l2, magnitude-l1, lamp, taylor, fisher, variance, energy, random.")
-    ] = "magnitude-l2",
+        str,
+        typer.Option(
+            help="auto (refit-error with calibration images, else magnitude-l2), magnitude-l2, magnitude-l1, lamp, "
+            "taylor, fisher, variance, energy, obs, refit-error, random."
+        ),
+    ] = "auto",
     scope: Annotated[
         str,
         typer.Option(
@@ -55,11 +59,18 @@ def prune(
         typer.Option(metavar="FILE", help="Fixed shares by patterns of group names, JSON or TOML.", show_default=False),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to the target, each scored and refitted anew.")] = 1,
+    reduction: Annotated[str, typer.Option(help="A unit's slices to one number: default, sum, mean, max.")] = "default",
+    normalise: Annotated[
+        str, typer.Option(help="A group's scores before they are compared: none, mean, max, sum, standard.")
+    ] = "none",
+    rotate: Annotated[
+        bool, typer.Option("--rotate/--no-rotate", help="Change the basis of heads so that their last dims do least.")
+    ] = True,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit the layers behind removed units again, in closed form.")
     ] = True,
     calibration: Annotated[
-        int, typer.Option(min=0, help="Training images, labels unused, for the refit; 0 leaves it out.")
+        int, typer.Option(min=0, help="Training images, for scores, rotation and refit; 0 leaves these out.")
     ] = 512,
     epochs: o.Epochs = 10,
     lr: o.Lr = 2e-4,
@@ -111,6 +122,9 @@ def prune(
         {kind: value for kind, value in minimum.items() if value is not None},
         tuple(protect or ()),
         ratios,
+        reduction,
+        normalise,
+        rotate and calibration > 0,
         refit and calibration > 0,
         calibration,
         by_layer,

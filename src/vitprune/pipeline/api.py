@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from vitprune import models, store
 from vitprune import trace as tracing
 from vitprune.allocate import DEFAULT_SCOPE, Scope, Target, allocate
+from vitprune.allocate.allocate import wanted_kinds
 from vitprune.errors import ModelError, StoreError
 from vitprune.models import LoadedModel
+from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.versions import versions
@@ -21,12 +23,14 @@ from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
 from vitprune.refit import Refitted
 from vitprune.refit import refit as fit_again
+from vitprune.rotate import Rotated, ordered
+from vitprune.rotate import rotate as turn
 from vitprune.score import Scores
 from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "load", "load_model", "prune", "refit", "save", "score", "shrink", "trace"]
+__all__ = ["allocate", "load", "load_model", "prune", "refit", "rotate", "save", "score", "shrink", "trace"]
 
 
 def load_model(
@@ -56,20 +60,46 @@ def trace(model: nn.Module | LoadedModel, example: Tensor | Sequence[Any] | None
 
 def score(
     graph: Graph,
-    model: nn.Module | LoadedModel,
+    model: nn.Module | LoadedModel | Rotated,
     method: str = "magnitude-l2",
     seed: int = 0,
     batches: Iterable[Any] | None = None,
+    *,
+    kinds: Iterable[str] | None = None,
+    reduction: str = "default",
+    normalisation: str = "none",
 ) -> Scores:
     """Importance of every unit of every group: name -> float64 (lanes, size), larger is more important.
 
-    Raises ScoreError for an unknown method, missing data, or weights that are not finite.
+    Of a rotated model, the scores of every rotated head are put in falling order: the rotation knows it better.
+    kinds, reduction, normalisation: see `vitprune.score.registry.score`.
+
+    Raises ScoreError for an unknown method or word, missing data, or weights that are not finite.
     """
-    return compute_scores(graph, model.model if isinstance(model, LoadedModel) else model, method, seed, batches)
+    found = compute_scores(
+        graph, _module(model), method, seed, batches, kinds, reduction=reduction, normalisation=normalisation
+    )
+    return ordered(found, model) if isinstance(model, Rotated) else found
+
+
+def rotate(model: nn.Module | LoadedModel, graph: Graph, batches: Iterable[Any]) -> Rotated:
+    """A copy of the model whose heads have their most important q/k and v dims first; its outputs are the same.
+
+    What it gives takes the model's place in `score`, `shrink` and `refit`. batches: images (B, C, H, W), or
+    (images, labels) pairs whose labels are not looked at.
+
+    Raises RotateError without images, CalibrationError for activations that are not finite.
+    """
+    found = turn(_module(model), graph, batches)
+    return replace(found, example=models.example(model.preprocessing)) if isinstance(model, LoadedModel) else found
+
+
+def _module(model: nn.Module | LoadedModel | Rotated) -> nn.Module:
+    return model if isinstance(model, nn.Module) else model.model
 
 
 def shrink(
-    model: nn.Module | LoadedModel, graph: Graph, plan: Plan, example: Tensor | Sequence[Any] | None = None
+    model: nn.Module | LoadedModel | Rotated, graph: Graph, plan: Plan, example: Tensor | Sequence[Any] | None = None
 ) -> nn.Module:
     """A new, smaller module of the same class, compared with the masked dense one on the example.
 
@@ -78,16 +108,18 @@ def shrink(
     Raises OracleError when the comparison fails, ModelError without an example or when a forward cannot be rewritten.
     """
     plan.check(graph)
-    if isinstance(model, LoadedModel):
-        given = models.example(model.preprocessing) if example is None else example
-        return carry_out(model.model, graph, plan, example=trace_batch(given))
-    if example is None:
+    given = example
+    if given is None and isinstance(model, LoadedModel):
+        given = models.example(model.preprocessing)
+    if given is None and isinstance(model, Rotated):
+        given = model.example
+    if given is None:
         raise ModelError("shrink needs the example input that the model was traced with")
-    return carry_out(model, graph, plan, example=trace_batch(example))
+    return carry_out(_module(model), graph, plan, example=trace_batch(given))
 
 
 def refit(
-    model: nn.Module | LoadedModel, small: nn.Module, graph: Graph, plan: Plan, batches: Iterable[Any]
+    model: nn.Module | LoadedModel | Rotated, small: nn.Module, graph: Graph, plan: Plan, batches: Iterable[Any]
 ) -> tuple[Refitted, ...]:
     """Fits the layers of `small` behind removed units to the outputs of `model`, in place, in closed form.
 
@@ -95,8 +127,7 @@ def refit(
 
     Raises RefitError without images, or when the models take more than images.
     """
-    dense = model.model if isinstance(model, LoadedModel) else model
-    return fit_again(dense, small, graph, plan, batches)
+    return fit_again(_module(model), small, graph, plan, batches)
 
 
 def prune(
@@ -104,7 +135,7 @@ def prune(
     example: Tensor | Sequence[Any],
     target: Target | str | None = "macs=0.5",
     *,
-    method: str = "magnitude-l2",
+    method: str = "auto",
     seed: int = 0,
     scope: Scope = DEFAULT_SCOPE,
     kinds: Iterable[str] | None = None,
@@ -115,12 +146,14 @@ def prune(
     layer_ratios: Mapping[str, float] | None = None,
     batches: Iterable[Any] | None = None,
     refits: bool = True,
+    rotates: bool = True,
     steps: int = 1,
 ) -> tuple[nn.Module, Plan]:
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
-    `model` stays as it is. The result was compared with the masked dense model on the way. batches: calibration images,
-    or (images, labels) pairs, for scores that need them and, unless `refits` is False, for `refit`.
+    `model` stays as it is. The result was compared with the masked dense model on the way. method: "auto" is
+    "refit-error" where there are batches, else "magnitude-l2". batches: calibration images, or (images, labels) pairs,
+    for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`.
 
     steps: more than one scores, shrinks and refits on the way to the target too, see `schedule.in_steps`.
 
@@ -131,19 +164,23 @@ def prune(
     graph = tracing.trace(model, args)
     data = None if batches is None else list(batches)
     wanted = Target.parse(target) if isinstance(target, str) else target
+    chosen = wanted_kinds(kinds, ratios or {})
     settings = {
         "scope": scope,
-        "kinds": kinds if kinds is None else tuple(kinds),
+        "kinds": None if kinds is None else chosen,
         "round_to": round_to,
         "minimum": minimum,
         "protect": tuple(protect),
         "ratios": ratios,
         "layer_ratios": layer_ratios,
     }
-    plan, small = in_steps(model, graph, wanted, Schedule(method, seed, steps, refits), args, data, settings)
+    schedule = Schedule(chosen_method(method, data is not None), seed, steps, refits)
+    rotated = rotate(model, graph, data) if data is not None and rotates and {"qk", "v"} & set(chosen) else None
+    source = model if rotated is None else rotated.model
+    plan, small = in_steps(source, graph, wanted, schedule, args, data, settings, rotated=rotated)
     plan = replace(plan, versions=versions())
     if data is not None and refits:
-        refit(model, small, graph, plan, data)
+        refit(source, small, graph, plan, data)
     return small, plan
 
 

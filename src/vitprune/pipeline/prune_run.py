@@ -11,11 +11,12 @@ from torch import nn
 
 from vitprune import models, store
 from vitprune.allocate import DEFAULT_SCOPE, Scope
-from vitprune.allocate.allocate import obtained
+from vitprune.allocate.allocate import obtained, wanted_kinds
 from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
+from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -27,7 +28,7 @@ from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, fit
 from vitprune.refit import refit
 from vitprune.report import Row
-from vitprune.score.registry import lookup
+from vitprune.rotate import Rotated, rotate
 from vitprune.shrink import shrink
 from vitprune.store.read import PLAN
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -40,15 +41,18 @@ class PruneSettings:
     """What to remove."""
 
     target: Target | None  # None: the ratios alone decide
-    method: str = "magnitude-l2"
+    method: str = "auto"  # refit-error where there are calibration images, else magnitude-l2
     scope: Scope = DEFAULT_SCOPE
     kinds: tuple[str, ...] | None = None  # see `allocate`
     round_to: int = 8
     minimum: Mapping[str, int] = field(default_factory=dict)
     protect: tuple[str, ...] = ()
     ratios: Mapping[str, float] = field(default_factory=dict)
+    reduction: str = "default"  # of a unit's slices to one number
+    normalisation: str = "none"  # of a group's scores before they are compared with others'
+    rotate: bool = True  # change the basis of heads before dims are dropped, where the model permits it
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
-    calibration: int = 512  # training images, without labels, for scores that need data and for the refit
+    calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
     layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
     steps: int = 1  # scored, shrunk and refitted anew in each
 
@@ -88,7 +92,7 @@ def run_prune(
     """
     said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
-    lookup(settings.method)
+    settings = replace(settings, method=chosen_method(settings.method, settings.calibration > 0))
     place = resolve_device(device)
     how = training or TrainSettings(seed=seed)
     opened, images = open_both(
@@ -147,6 +151,7 @@ class _Run:
         self.progress.line("tracing the model")
         self.graph: Graph = trace(opened.model, (self.example,))
         self.plan = Plan({})
+        self.rotated: Rotated | None = None
 
     def dense(self) -> None:
         """Measures the model as it came."""
@@ -175,7 +180,7 @@ class _Run:
         given = self.data.calibration if self.settings.refit else None
         if done is None:
             if given is not None:
-                refit(self.opened.model, model, self.graph, self.plan, given, progress=self.progress)
+                refit(self._source(), model, self.graph, self.plan, given, progress=self.progress)
             save_tensors(self.work.path / "pruned.safetensors", model, {})
             self.work.finish("pruned-weights", self.plan.to_json())
         if given is not None:
@@ -183,14 +188,20 @@ class _Run:
         return model
 
     def _decide(self) -> tuple[Plan, nn.Module]:
-        chosen = self.settings
+        chosen, given = self.settings, self.data.calibration
+        if chosen.rotate and given is not None and {"qk", "v"} & set(wanted_kinds(chosen.kinds, chosen.ratios)):
+            self.progress.line("rotating heads")
+            self.rotated = rotate(self.opened.model, self.graph, given)
+            for name, why in self.rotated.left.items():
+                self.progress.line(f"not rotated: {name}: {why}")
+        self.progress.line(f"scoring by {chosen.method}")
         plan, model = in_steps(
-            self.opened.model,
+            self._source(),
             self.graph,
             chosen.target,
-            Schedule(chosen.method, self.seed, chosen.steps, chosen.refit),
+            Schedule(chosen.method, self.seed, chosen.steps, chosen.refit, chosen.reduction, chosen.normalisation),
             (self.example,),
-            self.data.calibration,
+            given,
             {
                 "scope": chosen.scope,
                 "kinds": chosen.kinds,
@@ -200,9 +211,14 @@ class _Run:
                 "ratios": chosen.ratios,
                 "layer_ratios": dict(chosen.layer_ratios),
             },
-            self.progress,
+            rotated=self.rotated,
+            progress=self.progress,
         )
         return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
+
+    def _source(self) -> nn.Module:
+        """The model that is cut: the dense one, or the same function in another basis."""
+        return self.opened.model if self.rotated is None else self.rotated.model
 
     def tune(self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None) -> Any:
         """Trains the model in place; the training history as JSON, None without training."""

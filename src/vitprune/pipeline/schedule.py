@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from vitprune.allocate import Target, allocate
+from vitprune.allocate.allocate import wanted_kinds
 from vitprune.allocate.depth import gone_with
 from vitprune.allocate.target import METRICS
 from vitprune.compose import same_groups
@@ -17,7 +18,8 @@ from vitprune.pipeline.carry import carry_, dense_scores
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
 from vitprune.refit import refit
-from vitprune.score import score
+from vitprune.rotate import Rotated, ordered
+from vitprune.score import Scores, score
 from vitprune.score.registry import lookup
 from vitprune.shrink import shrink
 from vitprune.shrink.keep import keep_from
@@ -33,6 +35,8 @@ class Schedule:
     seed: int = 0
     steps: int = 1
     refits: bool = True  # between the steps, where there are images
+    reduction: str = "default"  # see `vitprune.score.registry.score`
+    normalisation: str = "none"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -47,6 +51,8 @@ def in_steps(
     example: tuple[Any, ...],
     batches: Iterable[Any] | None,
     settings: Mapping[str, Any],
+    *,
+    rotated: Rotated | None = None,
     progress: Progress | None = None,
 ) -> tuple[Plan, nn.Module]:
     """The plan of the dense `model`, and the model shrunk by it; the last refit is left to the caller.
@@ -56,13 +62,20 @@ def in_steps(
     units of that model only. All settings mean what they mean in one step: sizes, rounding and shares are those of the
     dense model.
 
-    example: arguments that `graph` was traced with. settings: further arguments of `allocate`.
+    example: arguments that `graph` was traced with. settings: further arguments of `allocate`. rotated: what `model` is
+    the module of, if it is the dense one in another basis; that basis stays for all steps, its dims going last first.
 
     Raises TargetError for a target that is malformed or out of reach, before the first step; OracleError when the last
     model differs from the masked dense one.
     """
     said, steps = progress or Silent(), schedule.steps
-    scores = score(graph, model, schedule.method, schedule.seed, batches)
+    kinds = wanted_kinds(settings.get("kinds"), settings.get("ratios") or ())
+
+    def scored(now: Graph, small: nn.Module) -> Scores:
+        how = {"reduction": schedule.reduction, "normalisation": schedule.normalisation}
+        return score(now, small, schedule.method, schedule.seed, batches, kinds, **how)
+
+    scores = scored(graph, model) if rotated is None else ordered(scored(graph, model), rotated)
     plan = allocate(graph, scores, target, **settings)  # fails at once for a target that is out of reach
     if steps > 1:
         plan = _allocate(graph, scores, target, settings, 1 / steps, None)
@@ -74,13 +87,14 @@ def in_steps(
         got = ", ".join(f"{name}={plan.obtained[name]['ratio']:.4f}" for name in METRICS)
         said.line(f"step {step - 1} of {steps}: {got}")
         now = trace(small, example)
-        found = score(now, small, schedule.method, schedule.seed, batches)
-        placed = dense_scores(found, plan, graph, same_groups(now, graph))
+        placed: Scores = dense_scores(scored(now, small), plan, graph, same_groups(now, graph))
+        placed = placed if rotated is None else ordered(placed, rotated)
         stuck |= {n for n in set(graph.sizes()) - set(placed) if plan.groups[n].kept_size > 1}
         further = _allocate(graph, placed, target, settings, step / steps, plan)
         smaller = shrink(model, graph, further, check=step == steps, example=example)
         carry_(smaller, small, keep_from(graph, further), keep_from(graph, plan))
         plan, small = further, smaller
+    plan = replace(plan, settings={**plan.settings, "rotated": [] if rotated is None else sorted(rotated.energy)})
     return _recorded(plan, schedule, stuck, graph), small
 
 

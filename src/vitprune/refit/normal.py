@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitprune.calibrate import oas
+
 
 class Moments:
     """Sums over samples of an input x and a residual r: all that a linear regression of r on x needs.
@@ -37,20 +39,13 @@ class Moments:
         residual per sample, before and after. The covariance is shrunk towards its mean variance by the oracle
         approximating coefficient, which anchors D at zero where the samples say little.
 
-        Source: Chen, Wiesel, Eldar, Hero, IEEE Trans. Signal Process. 58 (2010), equation 23 (OAS).
+        Source: ridge regression with the matrix of `oas`.
         """
         n = max(self.count, 1)
         mx, mr = (self.x / n, self.r / n) if bias else (torch.zeros_like(self.x), torch.zeros_like(self.r))
         c = self.xx / n - torch.outer(mx, mx)
         cross = self.xr / n - torch.outer(mx, mr)
-        size = len(c)
-        mean = c.trace() / size
-        squares = c.square().sum()
-        top = (1 - 2 / size) * squares + c.trace().square()
-        bottom = (n + 1 - 2 / size) * (squares - c.trace().square() / size)
-        share = float((top / bottom).clamp(1e-6, 1)) if float(bottom) > 0 else 1.0
-        shrunk = (1 - share) * c
-        shrunk.diagonal().add_(share * mean + 1e-12)
+        shrunk = oas(c, n)
         found = torch.linalg.solve(shrunk, cross, left=True)  # (inputs, outputs)
         shift = mr - found.T @ mx if bias else torch.zeros_like(mr)
         before = self.rr / n

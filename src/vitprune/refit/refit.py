@@ -1,4 +1,4 @@
-"""Every linear layer that lost inputs, fitted to the dense model's outputs, in the order in which they run."""
+"""Every linear layer behind a cut, fitted to the dense model's outputs, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -60,10 +60,11 @@ def refit(
 ) -> tuple[Refitted, ...]:
     """Change the weights and biases of `small` in place so that its layers give what those of `model` give.
 
-    A layer is a linear operator (or a pointwise convolution) whose weight lost inputs under `plan`. They are taken in
-    the order in which they run; each is regressed, by least squares in float64, on the inputs that the small model
-    really gives it by then, its target being the dense layer's output on the same images. The old weights are the
-    anchor (see `Moments.solve`). No labels are needed and nothing is trained.
+    A layer is a linear operator (or a pointwise convolution) with a weight of its own that runs after the first cut:
+    those that lost inputs, and those whose inputs are no longer the dense model's. They are taken in the order in which
+    they run; each is regressed, by least squares in float64, on the inputs that the small model really gives it by
+    then, its target being the dense layer's output on the same images. The old weights are the anchor (see
+    `Moments.solve`). No labels are needed and nothing is trained.
 
     model, graph, plan: as they were given to `shrink`. batches: images (B, C, H, W), or (images, labels); they are
     run once, `memory` bytes of intermediate results are held, the rest lies in a temporary folder.
@@ -105,20 +106,22 @@ def _pair(model: nn.Module, small: nn.Module, images: Tensor) -> _Pair:
 
 
 def _layers(keep: Keep, pairs: dict[int, _Pair]) -> list[tuple[Site, Site]]:
-    """(dense, small) operators of every weight that lost inputs and is read once, in the small model's order."""
+    """(dense, small) operators of every weight that is read once, in the small model's order, from the first cut on."""
     pair = next(iter(pairs.values()))
     before, after = sites(pair.dense.captured), sites(pair.small.captured)
     both = [
         (before[name][0], found[0])
         for name, found in after.items()
-        if len(found) == 1 and len(before.get(name, ())) == 1 and _inputs_cut(keep, name)
+        if len(found) == 1 and len(before.get(name, ())) == 1
     ]
-    return sorted(both, key=lambda two: pair.small.at[two[1].node])
-
-
-def _inputs_cut(keep: Keep, weight: str) -> bool:
-    cut = keep.tensor(weight)
-    return len(cut) > 1 and cut[1] is not None
+    both.sort(key=lambda two: pair.small.at[two[1].node])
+    if keep.removed_blocks:  # where the first branch went does not show in the weights that are left
+        return both
+    for number, (_, site) in enumerate(both):
+        lost = [part is not None for part in keep.tensor(site.weight)]
+        if any(lost):
+            return both[number:] if lost[1] else both[number + 1 :]
+    return []
 
 
 def _layer(

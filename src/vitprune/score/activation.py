@@ -14,16 +14,16 @@ layer) gets the largest score of its kind, so that it is not taken first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vitprune.arrays import Floats
-from vitprune.calibrate import Replay, Site, images_of, sites
-from vitprune.modes import evaluating
-from vitprune.score.branches import First, effects
+from vitprune.calibrate import Site, visit
+from vitprune.score.branches import First, branch_scores
+from vitprune.score.reduce import reduce_slices
 from vitprune.score.types import ScoreError, ScoreInputs, Scores
 from vitprune.trace.graph import Graph, Group
 
@@ -42,9 +42,9 @@ class Channel:
         zeros = torch.zeros(size, dtype=torch.float64, device=device)
         return cls(0, zeros, zeros.clone())
 
-    def add(self, x: Tensor, dim: int) -> None:
-        """Take in a tensor whose dim `dim` is the axis."""
-        flat = x.movedim(dim, -1).flatten(0, -2).double()
+    def add(self, x: Tensor) -> None:
+        """Take in a tensor whose last dim is the axis."""
+        flat = x.flatten(0, -2).double()
         self.count += len(flat)
         self.first += flat.sum(0)
         self.second += flat.square().sum(0)
@@ -63,43 +63,28 @@ class Activations:
 
     reads: dict[str, Channel]
     gives: dict[str, Channel]
+    images: list[Tensor] = field(default_factory=list)  # the first of them, for scores of branches
 
 
 def observe(inputs: ScoreInputs) -> Activations:
     """Activations around every linear layer, over all batches. Raises ScoreError without images."""
     reads: dict[str, Channel] = {}
     gives: dict[str, Channel] = {}
-    replays: dict[int, tuple[Replay, dict[str, list[Site]]]] = {}
-    parameters = dict(inputs.model.named_parameters(remove_duplicate=False))
-    device = next(iter(parameters.values())).device
-    with torch.no_grad(), evaluating(inputs.model):
-        for batch in inputs.batches or ():
-            images = images_of(batch, device)
-            if len(images) not in replays:
-                replay = Replay(inputs.model, images)
-                replays[len(images)] = (replay, sites(replay.captured))
-            replay, found = replays[len(images)]
-            env, at = replay.start(images), 0
-            order = sorted((s for same in found.values() for s in same), key=lambda s: replay.at[s.node])
-            for site in order:
-                replay.advance(env, at, at := replay.at[site.node])
-                source = replay.nodes[at].args[0]
-                weight = parameters[site.weight]
-                x = env[getattr(source, "name", "")]
-                reads.setdefault(site.weight, Channel.empty(weight.shape[1], device)).add(x, site.channel_dim)
-                replay.advance(env, at, at := at + 1)
-                if site.node in env:
-                    y = env[site.node]
-                    gives.setdefault(site.weight, Channel.empty(weight.shape[0], device)).add(y, site.channel_dim)
+
+    def see(site: Site, x: Tensor, y: Tensor) -> None:
+        for held, value in ((reads, x), (gives, y)):
+            held.setdefault(site.weight, Channel.empty(value.shape[-1], value.device)).add(value)
+
+    batches = First(inputs.batches or ())
+    visit(inputs.model, batches, see)
     if not reads:
         raise ScoreError("activation scores need images and linear layers, but got no batch, or the model has none")
-    return Activations(reads, gives)
+    return Activations(reads, gives, batches.seen)
 
 
 def contribution(inputs: ScoreInputs, *, central: bool) -> Scores:
     """Group name -> (lanes, size); central: variances instead of mean squares."""
-    batches = First(inputs.batches or ())
-    seen = observe(replace(inputs, batches=batches))
+    seen = observe(inputs)
     norms = {
         name: tensor.detach().double().square().sum(tuple(d for d in range(tensor.dim()) if d != 1)).cpu().numpy()
         for name, tensor in inputs.model.named_parameters(remove_duplicate=False)
@@ -107,21 +92,18 @@ def contribution(inputs: ScoreInputs, *, central: bool) -> Scores:
     }
     part = {name: channel.moment(central) * norms[name] for name, channel in seen.reads.items()}
     made = {name: channel.moment(central) for name, channel in seen.gives.items()}
-    result = {g.name: _group(g, part, made) for g in inputs.graph.groups if g.kind != "block"}
-    branches = effects(inputs.graph, inputs.model, batches.seen, central=central)
-    result |= {name: np.full((1, 1), value) for name, value in branches.items()}
-    return _filled(inputs.graph, result)
+    result = {g.name: _group(g, part, made, inputs.reduction) for g in inputs.graph.groups}
+    return filled(inputs.graph, {**result, **branch_scores(inputs, seen.images, central=central)})
 
 
-def _group(group: Group, part: dict[str, Floats], made: dict[str, Floats]) -> Floats | None:
-    total, found = np.zeros((group.lanes, group.size)), False
-    for member in group.members:
-        if member.dim == 1 and member.tensor in part:
-            total += part[member.tensor][member.index].sum(2)
-            found = True
-    if found:
-        return total
-    total += 1
+def _group(group: Group, part: dict[str, Floats], made: dict[str, Floats], reduction: str) -> Floats | None:
+    found = [part[m.tensor][m.index].sum(2) for m in group.members if m.dim == 1 and m.tensor in part]
+    return reduce_slices(found, reduction) if found else without_readers(group, made)
+
+
+def without_readers(group: Group, made: dict[str, Floats]) -> Floats | None:
+    """Score of a group that no layer reads, by the moments of what its layers give; None where that says nothing."""
+    total, found = np.ones((group.lanes, group.size)), False
     for member in group.members:
         if member.dim == 0 and member.tensor in made:
             total *= made[member.tensor][member.index].prod(2)
@@ -129,7 +111,8 @@ def _group(group: Group, part: dict[str, Floats], made: dict[str, Floats]) -> Fl
     return total if found else None
 
 
-def _filled(graph: Graph, found: dict[str, Floats | None]) -> Scores:
+def filled(graph: Graph, found: dict[str, Floats | None]) -> Scores:
+    """Scores of every group; None becomes the largest score of the group's kind."""
     largest: dict[str, float] = {}
     for group in graph.groups:
         values = found.get(group.name)

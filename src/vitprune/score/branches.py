@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from vitprune.arrays import Floats
 from vitprune.calibrate import images_of
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
+from vitprune.score.types import ScoreInputs
 from vitprune.trace.graph import Graph
 
 IMAGES = 64  # a forward pass over them for every branch; the order of the branches hardly changes with more
+
+
+def branch_scores(inputs: ScoreInputs, images: Iterable[Tensor], *, central: bool = False) -> dict[str, Floats]:
+    """`effects` of the branches as scores; of none where branches are not wanted."""
+    if not any(g.kind == "block" for g in inputs.wanted()):
+        return {}
+    found = effects(inputs.graph, inputs.model, images, central=central)
+    return {name: np.full((1, 1), value) for name, value in found.items()}
 
 
 class First:

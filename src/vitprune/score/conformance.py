@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vitprune.arrays import Scores
 from vitprune.score.types import Method, ScoreInputs
 from vitprune.trace.graph import Graph
 
@@ -20,6 +22,9 @@ def check_method(
 
     It gives float64 (lanes, size) for every group and for nothing else, finite, the same under the same seed whatever
     the global generators hold, and leaves parameters, buffers, gradients, training mode and hooks as they were.
+
+    When units change places (in a copy of the model: the same function) their scores change places with them, unless
+    `info.follows` is off. With `info.unscaled` they stay when a head's v dims are made larger and read smaller.
 
     Raises AssertionError naming the rule and the group.
     """
@@ -54,3 +59,51 @@ def check_method(
         f"{name}: left hooks or another training mode behind"
     )
     assert requires == [p.requires_grad for p in model.parameters()], f"{name}: changed requires_grad"
+    if method.info.follows:
+        _check_follows(method, graph, model, seed, data, first)
+    if method.info.unscaled:
+        _check_unscaled(method, graph, model, seed, data, first)
+
+
+def _check_follows(method: Method, graph: Graph, model: nn.Module, seed: int, data: Any, before: Scores) -> None:
+    """One group of every kind: its units permuted, lane by lane."""
+    rng = np.random.default_rng(seed)
+    for group in {g.kind: g for g in graph.groups if g.members and g.exact and g.kind != "heads"}.values():
+        order = np.stack([rng.permutation(group.size) for _ in range(group.lanes)])
+        other = copy.deepcopy(model)
+        tensors = _tensors(other)
+        with torch.no_grad():
+            for member in group.members:
+                moved = np.take_along_axis(member.index, order[:, :, None], axis=1)
+                to, source = (torch.as_tensor(i.reshape(-1)) for i in (member.index, moved))
+                tensor = tensors[member.tensor]
+                part = tensor.index_select(member.dim, source.to(tensor.device))
+                tensor.index_copy_(member.dim, to.to(tensor.device), part)
+        got = method.compute(ScoreInputs(graph, other, seed, data))[group.name]
+        want = np.take_along_axis(before[group.name], order, axis=1)
+        assert np.allclose(got, want, rtol=1e-2, atol=1e-4 * np.abs(want).max()), (
+            f"{method.info.name}: the scores of {group.name} do not follow its units"
+        )
+
+
+def _check_unscaled(method: Method, graph: Graph, model: nn.Module, seed: int, data: Any, before: Scores) -> None:
+    for group in [g for g in graph.groups if g.kind == "v" and {m.dim for m in g.members} == {0, 1}][:1]:
+        other = copy.deepcopy(model)
+        tensors = _tensors(other)
+        with torch.no_grad():
+            for member in group.members:
+                tensor, at = tensors[member.tensor], torch.as_tensor(member.index[:, 0].reshape(-1))
+                part = tensor.index_select(member.dim, at.to(tensor.device))
+                tensor.index_copy_(member.dim, at.to(tensor.device), part * (0.125 if member.dim else 8.0))
+        got = method.compute(ScoreInputs(graph, other, seed, data))[group.name]
+        want = before[group.name]
+        assert np.allclose(got, want, rtol=1e-2, atol=1e-4 * np.abs(want).max()), (
+            f"{method.info.name}: the scores of {group.name} change with a scale that its reader undoes"
+        )
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }

@@ -13,6 +13,8 @@ def compute(inputs: ScoreInputs) -> Scores:
 
 
 METHOD = Method(
-    ScoreInfo("energy", "energy that a unit adds to its readers (no labels)", "arXiv 2306.11695", ("data",)),
+    ScoreInfo(
+        "energy", "energy that a unit adds to its readers (no labels)", "arXiv 2306.11695", ("data",), unscaled=True
+    ),
     compute,
 )

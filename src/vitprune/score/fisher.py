@@ -16,6 +16,12 @@ def compute(inputs: ScoreInputs) -> Scores:
 
 
 METHOD = Method(
-    ScoreInfo("fisher", "Fisher information, image by image", "arXiv 2110.04869", ("data", "labels", "gradients")),
+    ScoreInfo(
+        "fisher",
+        "Fisher information, image by image",
+        "arXiv 2110.04869",
+        ("data", "labels", "gradients"),
+        unscaled=True,
+    ),
     compute,
 )

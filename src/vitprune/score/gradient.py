@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vitprune.arrays import Floats
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
+from vitprune.score.reduce import reduce_slices
 from vitprune.score.types import ScoreError, ScoreInputs
 from vitprune.trace.graph import Group
 
@@ -47,7 +48,7 @@ def first_order(inputs: ScoreInputs, *, one_by_one: bool) -> Iterator[dict[str, 
                 terms: dict[str, Tensor | None] = {}
                 for (name, p), grad in zip(named.items(), grads, strict=True):
                     terms[name] = None if grad is None else grad * p.detach()
-                yield {g.name: _term(g, terms, known) for g in inputs.graph.groups}
+                yield {g.name: _term(g, terms, known, inputs.reduction) for g in inputs.graph.groups}
     finally:
         for p in frozen:
             p.requires_grad_(False)
@@ -66,8 +67,9 @@ def _labelled(inputs: ScoreInputs, one_by_one: bool) -> Iterator[tuple[Tensor, T
             yield images, labels
 
 
-def _term(group: Group, terms: dict[str, Tensor | None], known: dict[str, str]) -> Floats:
+def _term(group: Group, terms: dict[str, Tensor | None], known: dict[str, str], reduction: str) -> Floats:
     total = np.zeros((group.lanes, group.size))
+    parts: list[Floats] = []
     if group.kind == "block":
         inside = {known[n] for n in known if n.startswith(f"{group.modules[-1]}.")}
         total += sum(float(t.sum(dtype=torch.float64)) for n in sorted(inside) if (t := terms[n]) is not None)
@@ -77,8 +79,9 @@ def _term(group: Group, terms: dict[str, Tensor | None], known: dict[str, str]) 
         if term is not None:
             other = [d for d in range(term.dim()) if d != member.dim]
             line = term.double().sum(dim=other) if other else term.double()
-            total += line.cpu().numpy()[member.index].sum(axis=2)
-    return total
+            part = line.cpu().numpy()[member.index].sum(axis=2)
+            parts.append(np.abs(part) if reduction == "max" else part)
+    return reduce_slices(parts, reduction) if parts else total
 
 
 def mean_of(terms: Iterator[dict[str, Floats]], power: int) -> dict[str, Floats]:

@@ -14,7 +14,7 @@ def compute(inputs: ScoreInputs) -> Scores:
 
     Source: Lee et al., arXiv 2010.07611, equation 4, with units in the place of weights and groups in that of layers.
     """
-    magnitudes = mean_magnitude(inputs.graph, inputs.model, 2)
+    magnitudes = mean_magnitude(inputs.graph, inputs.model, 2, inputs.reduction)
     found = {name: _share(values**2) for name, values in magnitudes.items()}
     blocks = [g.name for g in inputs.graph.groups if g.kind == "block"]
     if blocks:

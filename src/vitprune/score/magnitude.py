@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitprune.arrays import Floats, Scores
+from vitprune.score.reduce import reduce_slices
 from vitprune.score.types import ScoreError
 from vitprune.trace.graph import Graph, Group
 
@@ -20,8 +21,10 @@ CHUNK = 2**15  # elements: below the size from which torch splits the work over 
 Sums = tuple[Floats, int]  # per position of a dim the sum of |w|^p, and elements per position
 
 
-def mean_magnitude(graph: Graph, model: nn.Module, p: int) -> Scores:
+def mean_magnitude(graph: Graph, model: nn.Module, p: int, reduction: str = "default") -> Scores:
     """Group name -> (lanes, size) of (mean over a unit's parameter elements of |w|^p)^(1/p), for p 1 or 2.
+
+    reduction: "default" as above; "sum" without the division; "mean", "max": of such means, one per slice of the unit.
 
     Raises ScoreError for parameters without values (a model on the meta device).
     """
@@ -32,7 +35,8 @@ def mean_magnitude(graph: Graph, model: nn.Module, p: int) -> Scores:
     cache: dict[tuple[str, int], Sums] = {}
     result: dict[str, Floats] = {}
     for group in graph.groups:
-        total, count = np.zeros((group.lanes, group.size)), 0
+        parts: list[Floats] = []
+        counts: list[int] = []
         for member in group.members:
             if member.tensor not in parameters:
                 continue
@@ -40,11 +44,17 @@ def mean_magnitude(graph: Graph, model: nn.Module, p: int) -> Scores:
             if key not in cache:
                 cache[key] = _along(parameters[member.tensor], member.dim, p)
             sums, each = cache[key]
-            total += sums[member.index].sum(axis=2)
-            count += each * member.index.shape[2]
-        if not count:
+            parts.append(sums[member.index].sum(axis=2))
+            counts.append(each * member.index.shape[2])
+        if not sum(counts):
             total, count = _branch(group, parameters, p)
-        result[group.name] = (total / max(count, 1)) ** (1.0 / p)
+            parts, counts = [total], [count]
+        if reduction in ("mean", "max"):
+            each_mean = [(part / max(count, 1)) ** (1.0 / p) for part, count in zip(parts, counts, strict=True)]
+            result[group.name] = reduce_slices(each_mean, reduction)
+        else:
+            count = 1 if reduction == "sum" else max(sum(counts), 1)
+            result[group.name] = (np.sum(parts, axis=0) / count) ** (1.0 / p)
     return result
 
 

@@ -9,7 +9,7 @@ def compute(inputs: ScoreInputs) -> Scores:
 
     Source: Li et al., arXiv 1608.08710, section 3.1, over all members of a unit instead of one filter, and per element.
     """
-    return mean_magnitude(inputs.graph, inputs.model, 1)
+    return mean_magnitude(inputs.graph, inputs.model, 1, inputs.reduction)
 
 
 METHOD = Method(ScoreInfo("magnitude-l1", "mean absolute value of a unit's parameters", "arXiv 1608.08710"), compute)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vitprune.score import energy, fisher, lamp, magnitude_l1, magnitude_l2, random, taylor, variance
+from vitprune.score import energy, fisher, lamp, magnitude_l1, magnitude_l2, obs, random, refit_error, taylor, variance
+from vitprune.score.reduce import check_choices, normalise
 from vitprune.score.types import Method, ScoreError, ScoreInfo, ScoreInputs, Scores
 from vitprune.trace.graph import Graph
 
@@ -24,6 +25,8 @@ METHODS: dict[str, Method] = {
     "fisher": fisher.METHOD,
     "energy": energy.METHOD,
     "variance": variance.METHOD,
+    "obs": obs.METHOD,
+    "refit-error": refit_error.METHOD,
 }
 
 
@@ -45,16 +48,31 @@ def lookup(name: str) -> Method:
 
 
 def score(
-    graph: Graph, model: nn.Module, method: str = "magnitude-l2", seed: int = 0, batches: Iterable[Any] | None = None
+    graph: Graph,
+    model: nn.Module,
+    method: str = "magnitude-l2",
+    seed: int = 0,
+    batches: Iterable[Any] | None = None,
+    kinds: Iterable[str] | None = None,
+    reduction: str = "default",
+    normalisation: str = "none",
 ) -> Scores:
     """Importance of every unit of every group: name -> float64 (lanes, size), larger is more important.
+
+    kinds: those whose scores will be looked at; the other groups may get any value (some methods save much time).
+    reduction: how the slices behind a unit (the rows that make it, the columns that read it) become one number:
+    "default" (as the method's citation has it), "sum", "mean", "max". normalisation: of every group's scores before
+    they are compared with other groups': "none", "mean", "max", "sum" (divide by it) or "standard".
 
     Raises ScoreError for an unknown method, missing data, or scores that are not finite (with the group's name).
     """
     chosen = lookup(method)
+    check_choices(reduction, normalisation)
     if "data" in chosen.info.needs and batches is None:
         raise ScoreError(f"method {method!r} needs calibration batches; pass batches=")
-    scores = chosen.compute(ScoreInputs(graph, model, seed, batches))
+    scores = chosen.compute(
+        ScoreInputs(graph, model, seed, batches, reduction, None if kinds is None else frozenset(kinds))
+    )
     for group in graph.groups:
         values = scores[group.name]
         assert values.shape == (group.lanes, group.size) and values.dtype == np.float64, (method, group.name)
@@ -62,4 +80,4 @@ def score(
             raise ScoreError(
                 f"method {method!r}: the weights behind group {group.name!r} give scores that are not finite"
             )
-    return scores
+    return normalise(scores, normalisation)

@@ -13,5 +13,8 @@ def compute(inputs: ScoreInputs) -> Scores:
 
 
 METHOD = Method(
-    ScoreInfo("taylor", "first-order change of the loss", "arXiv 1906.10771", ("data", "labels", "gradients")), compute
+    ScoreInfo(
+        "taylor", "first-order change of the loss", "arXiv 1906.10771", ("data", "labels", "gradients"), unscaled=True
+    ),
+    compute,
 )

@@ -10,7 +10,7 @@ from torch import nn
 
 from vitprune.arrays import Scores
 from vitprune.errors import VitpruneError
-from vitprune.trace.graph import Graph
+from vitprune.trace.graph import Graph, Group
 
 __all__ = ["Method", "ScoreError", "ScoreInfo", "ScoreInputs", "Scores"]
 
@@ -27,6 +27,8 @@ class ScoreInfo:
     summary: str  # one line
     citation: str  # arXiv id or reference, "" for none
     needs: tuple[str, ...] = ()  # any of "data", "labels", "gradients"
+    follows: bool = True  # when units change places their scores go with them
+    unscaled: bool = False  # a unit made larger by a factor and read with its inverse scores the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,12 @@ class ScoreInputs:
     model: nn.Module
     seed: int = 0
     batches: Iterable[Any] | None = None  # (images, labels) pairs; None when the method needs no data
+    reduction: str = "default"  # how the slices behind a unit become one number: see `vitprune.score.reduce`
+    kinds: frozenset[str] | None = None  # kinds that matter: groups of others may get any finite value; None: all
+
+    def wanted(self) -> tuple[Group, ...]:
+        """The groups whose scores will be looked at."""
+        return tuple(g for g in self.graph.groups if self.kinds is None or g.kind in self.kinds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ def compute(inputs: ScoreInputs) -> Scores:
 
 
 METHOD = Method(
-    ScoreInfo("variance", "variance that a unit adds to its readers (no labels)", "arXiv 2312.11983", ("data",)),
+    ScoreInfo(
+        "variance", "variance that a unit adds to its readers (no labels)", "arXiv 2312.11983", ("data",), unscaled=True
+    ),
     compute,
 )

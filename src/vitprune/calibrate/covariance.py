@@ -1,0 +1,47 @@
+"""Second moments of what a layer reads, and their shrinkage."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Covariance:
+    """Running sums of x and x x^T, in float64; their size does not depend on the number of samples."""
+
+    def __init__(self, inputs: int, device: torch.device) -> None:
+        self.count = 0
+        self.first = torch.zeros(inputs, dtype=torch.float64, device=device)
+        self.second = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
+
+    def add(self, x: Tensor) -> None:
+        """Take in samples (..., inputs)."""
+        flat = x.flatten(0, -2).double()
+        self.count += len(flat)
+        self.first += flat.sum(0)
+        self.second.addmm_(flat.T, flat)
+
+    def matrix(self, central: bool) -> Tensor:
+        """(inputs, inputs): E[x x^T]; central: of x minus its mean."""
+        n = max(self.count, 1)
+        mean = self.first / n
+        return self.second / n - torch.outer(mean, mean) if central else self.second / n
+
+
+def oas(covariance: Tensor, samples: int) -> Tensor:
+    """The covariance (n, n) shrunk towards its mean variance times the identity, as far as the samples are few.
+
+    Never singular: the least shrinkage is 1e-6.
+
+    Source: Chen, Wiesel, Eldar, Hero, IEEE Trans. Signal Process. 58 (2010), equation 23 (the oracle approximating
+    shrinkage estimator).
+    """
+    size = len(covariance)
+    trace = covariance.trace()
+    squares = covariance.square().sum()
+    top = (1 - 2 / size) * squares + trace.square()
+    bottom = (samples + 1 - 2 / size) * (squares - trace.square() / size)
+    share = float((top / bottom).clamp(1e-6, 1)) if float(bottom) > 0 else 1.0
+    shrunk = (1 - share) * covariance
+    shrunk.diagonal().add_(share * trace / size + 1e-12)
+    return shrunk

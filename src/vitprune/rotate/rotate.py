@@ -1,0 +1,196 @@
+"""A copy of the model in the basis in which the fewest dims do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitprune.arrays import Floats, Scores
+from vitprune.calibrate import images_of
+from vitprune.errors import ModelError, VitpruneError
+from vitprune.models.loaded import logits
+from vitprune.modes import evaluating
+from vitprune.rotate.factor import directions
+from vitprune.rotate.moments import Sums, observe, stream_moment
+from vitprune.rotate.paths import Path, Slices, find_path
+from vitprune.rotate.residual import basis, fold, fold_problem, turn
+from vitprune.rotate.stream import Stream, find_stream
+from vitprune.trace.graph import Graph, Group
+
+KINDS = ("qk", "v", "residual")
+TOLERANCE = 1e-4  # of the outputs' size, between the rotated and the given model on the first batch, in float32
+
+
+class RotateError(VitpruneError):
+    """A rotation that cannot be done."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rotated:
+    """The same function in another basis."""
+
+    model: nn.Module
+    energy: Mapping[str, Floats]  # group name -> (lanes, size), falling: error of the product without each dim
+    left: Mapping[str, str]  # q/k and v groups that were left as they were -> reason
+    difference: float  # largest difference of the outputs on the first batch, as a share of their root mean square
+    example: Any = None  # an input of the model's own shape, where it is known
+
+
+def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any], kinds: Collection[str] = KINDS) -> Rotated:
+    """A copy of the model in which the leading units of every rotated group carry most; its outputs are the same.
+
+    A head uses q and k through their product alone, and v through the next layer alone: any invertible matrix may
+    stand between. The one taken makes the error of dropping the last dims least (see `directions`), weighted by what
+    flows through on the calibration images. The residual stream is turned to its principal components, as its norms
+    permit (see `basis`). Groups whose units something else touches (rotary embedding, a norm on queries, a relative
+    position product; a pooling over channels, batch norm) stay as they are, with the reason in `left`.
+
+    batches: images (B, C, H, W), or (images, labels) pairs whose labels are not looked at. kinds: of "qk", "v" and
+    "residual", those that are to be rotated.
+
+    Raises RotateError without images, CalibrationError for activations that are not finite.
+    """
+    given = list(batches) if isinstance(batches, Iterator) else batches
+    first = next(iter(given), None)
+    if first is None:
+        raise RotateError("rotation needs at least one batch of images, but got none")
+    work = _Work(model, first)
+    ways = {g.name: _find(graph, g, work.tensors) for g in graph.groups if g.kind in kinds and g.kind in KINDS}
+    left = {name: way for name, way in ways.items() if isinstance(way, str)}
+    paths = [way for way in ways.values() if isinstance(way, Path)]
+    streams = [way for way in ways.values() if isinstance(way, Stream)]
+    streams = [s for s in streams if work.apply(s.group.name, lambda s=s: fold(s, work.tensors), left)]  # type: ignore[misc]
+    try:
+        sums = observe(work.model, paths, streams, given)
+    except ModelError as error:
+        raise RotateError(f"the model cannot be run operator by operator ({error}); leave rotation out") from error
+    energy: dict[str, Floats] = {}
+    for path in [p for p in paths if not _seen(p, sums)]:
+        left[path.group.name] = "its layers are no linear layers"
+    paths = [p for p in paths if _seen(p, sums)]
+
+    def heads() -> None:
+        energy.update({p.group.name: _turn(p, sums, work.tensors) for p in paths})
+
+    if not work.apply("", heads, {}):  # a use of the dims that the search does not know: one group at a time, then
+        energy.clear()
+        for path in paths:
+            name = path.group.name
+
+            def one(path: Path = path) -> None:
+                energy[path.group.name] = _turn(path, sums, work.tensors)
+
+            if not work.apply(name, one, left):
+                del energy[name]
+    for stream in streams:
+        name = stream.group.name
+        q, carried = basis(stream_moment(sums, stream), stream.centred)
+        if work.apply(name, lambda s=stream, q=q: turn(s, q, work.tensors), left):  # type: ignore[misc]
+            energy[name] = carried.cpu().numpy()[None]
+    return Rotated(work.model, energy, left, work.difference)
+
+
+class _Work:
+    """The copy that is changed step by step; a step that changes the outputs is undone."""
+
+    def __init__(self, model: nn.Module, batch: Any) -> None:
+        self.dense, self.batch, self.difference = model, batch, 0.0
+        self.model = copy.deepcopy(model)
+        self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        self.tensors |= dict(self.model.named_buffers(remove_duplicate=False))
+
+    def apply(self, name: str, change: Callable[[], None], left: dict[str, str]) -> bool:
+        """Whether the outputs are the same after the change; if not, it is undone and the reason is put into `left`."""
+        before = {key: tensor.detach().clone() for key, tensor in self.tensors.items()}
+        change()
+        found = _difference(self.dense, self.model, self.batch)
+        if found <= TOLERANCE:
+            self.difference = found
+            return True
+        with torch.no_grad():
+            for key, tensor in self.tensors.items():
+                tensor.copy_(before[key])
+        left[name] = f"its units are used in another way, too: the outputs would change by {found:.0e}"
+        return False
+
+
+def _find(graph: Graph, group: Group, tensors: Mapping[str, Tensor]) -> Path | Stream | str:
+    if group.kind != "residual":
+        return find_path(graph, group)
+    found = find_stream(graph, group)
+    return found if isinstance(found, str) else fold_problem(found, tensors) or found
+
+
+def _seen(path: Path, sums: Sums) -> bool:
+    name = path.group.name
+    return (name, "right") in sums and (path.group.kind == "v" or (name, "left") in sums)
+
+
+def ordered(scores: Scores, rotated: Rotated) -> Scores:
+    """The scores with every rotated lane in falling order, as the rotation put its best dims first."""
+    return {
+        name: np.sort(values, axis=1)[:, ::-1].copy() if name in rotated.energy else values
+        for name, values in scores.items()
+    }
+
+
+def _turn(path: Path, sums: Sums, tensors: Mapping[str, Tensor]) -> Floats:
+    """Change the basis of one group in place; returns the energy of its new dims."""
+    name = path.group.name
+    with torch.no_grad():
+        if path.group.kind == "qk":
+            a, b, energy = directions(sums[name, "left"].moment(False), sums[name, "right"].moment(True))
+            for side, matrix in ((path.left, a), (path.right, b)):
+                for at in (*side.weights, *side.biases):
+                    _apply(tensors[at.tensor], at, matrix)
+        else:
+            (reader, *more) = path.right.weights
+            gram = sum(_gram(tensors[at.tensor], at) for at in (reader, *more))
+            assert isinstance(gram, Tensor)
+            a, b, energy = directions(gram, sums[name, "right"].moment(True))
+            for at in path.right.weights:
+                _apply(tensors[at.tensor], at, a)
+            for at in (*path.left.weights, *path.left.biases):
+                _apply(tensors[at.tensor], at, b)
+    found: Floats = energy.cpu().numpy()
+    return found
+
+
+def _pick(tensor: Tensor, at: Slices, column: int) -> tuple[Tensor, Tensor]:
+    """(flat index, float64 slices (lanes, size, ...)) of one column of positions."""
+    index = torch.as_tensor(np.ascontiguousarray(at.index[:, :, column]), device=tensor.device)
+    moved = tensor.detach().movedim(at.dim, 0)
+    return index, moved[index.flatten()].double().view(*index.shape, -1)
+
+
+def _gram(tensor: Tensor, at: Slices) -> Tensor:
+    """Sum over the outputs of w w^T for the weights w that read each lane: (lanes, size, size)."""
+    total: Any = 0
+    for column in range(at.index.shape[2]):
+        _, rows = _pick(tensor, at, column)
+        total = total + rows @ rows.mT
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _apply(tensor: Tensor, at: Slices, matrix: Tensor) -> None:
+    """New slice i of a lane: the sum over d of matrix[d, i] x slice d."""
+    moved = tensor.detach().movedim(at.dim, 0)
+    for column in range(at.index.shape[2]):
+        index, rows = _pick(tensor, at, column)
+        turned = torch.einsum("ldr,ldx->lrx", matrix, rows)
+        moved[index.flatten()] = turned.reshape(-1, *moved.shape[1:]).to(tensor.dtype)
+
+
+def _difference(model: nn.Module, result: nn.Module, batch: Any) -> float:
+    images = images_of(batch, next(model.parameters()).device)
+    with torch.no_grad(), evaluating(model, result):
+        want, got = logits(model(images)).double(), logits(result(images)).double()
+    scale = want.square().mean().sqrt().clamp_min(1e-12)
+    return float((got - want).abs().max() / scale)
