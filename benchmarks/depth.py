@@ -15,7 +15,7 @@ from vitprune.evaluate import accuracy
 from vitprune.plan import Plan
 from vitprune.progress import make_progress
 
-METHODS = ("magnitude-l2", "taylor", "fisher", "energy", "variance")
+METHODS = ("magnitude-l2", "taylor", "fisher", "energy", "refit-error")
 MOST = 4
 
 
@@ -69,7 +69,7 @@ def main() -> None:
         tried.append(f"{100 * found[gone[-1]]:.2f}")
     depth.append(["tried", *tried])
     both: list[list[str]] = []
-    for method in ("magnitude-l2", "fisher", "energy"):
+    for method in ("magnitude-l2", "fisher", "refit-error"):
         plans = [
             vitprune.allocate(graph, scores[method], given.target, ratios={"block": share(k)} if k else None)
             for k in range(MOST)

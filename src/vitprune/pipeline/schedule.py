@@ -131,7 +131,7 @@ def _recorded(plan: Plan, schedule: Schedule, stuck: set[str], graph: Graph) -> 
     if gone and "data" not in lookup(schedule.method).info.needs:
         notes.append(
             f"{len(gone)} whole branches were chosen by {schedule.method}, which sees no images and says little of "
-            "them; fisher, energy and variance see what a branch does"
+            "them; refit-error, energy and fisher see what a branch does"
         )
     about = {"seed": schedule.seed, "steps": schedule.steps, "notes": notes}
     return replace(plan, method=schedule.method, settings={**plan.settings, **about})
