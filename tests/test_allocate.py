@@ -215,14 +215,14 @@ def test_global_scope_uses_one_threshold():
 def test_isomorphic_scope_ranks_within_kinds():
     graph = plain_graph([group("a", 40), group("b", 40), group("h", 20, "heads")])
     scores = {"a": np.arange(40.0)[None], "b": np.arange(40.0)[None] + 20, "h": np.arange(20.0)[None] / 1e6}
-    plan = allocate(graph, scores, "macs=0.5", scope="isomorphic", kinds=WIDTHS, round_to=1)
+    plan = allocate(graph, scores, "macs=0.5", scope="isomorphic", kinds=["mlp", "heads"], round_to=1)
     assert plan.sizes() == {"a": 10, "b": 30, "h": 10}
 
 
 def test_local_scope_takes_the_same_share_everywhere():
     graph = plain_graph([group("a", 40), group("b", 80), group("h", 10, "heads")])
     scores = {"a": np.arange(40.0)[None], "b": np.arange(80.0)[None] + 1e6, "h": np.arange(10.0)[None]}
-    assert allocate(graph, scores, "macs=0.5", scope="local", kinds=WIDTHS, round_to=1).sizes() == {
+    assert allocate(graph, scores, "macs=0.5", scope="local", kinds=["mlp", "heads"], round_to=1).sizes() == {
         "a": 20,
         "b": 40,
         "h": 5,
@@ -291,10 +291,10 @@ def test_ratios_fix_a_kind_and_the_rest_makes_up():
         ({"minimum": 0}, "minimum must be at least 1, but got 0"),
         ({"minimum": {"mpl": 3}}, "minimum is given for 'mpl'"),
         ({"protect": ["nothing*"]}, r"protect pattern 'nothing\*' matches no group"),
-        ({"ratios": {"residual": 0.5}}, "ratios name kind 'residual', which is not among"),
+        ({"kinds": ["mlp"], "ratios": {"residual": 0.5}}, "ratios name kind 'residual', which is not among"),
         ({"ratios": {"mlp": 0}}, r"ratio of mlp must be in \(0, 1\]"),
         ({"ratios": {"mlp": 0.01}}, "ratio of mlp must be at least 0.125"),
-        ({"ratios": {"qk": 0.5, "v": 1.0}}, "keep equal sizes; give their kinds the same ratio"),
+        ({"ratios": {"qk": 0.5, "v": 1.0}}, "keep equal sizes; give them, or their kinds, the same ratio"),
         ({"target": None}, "give a target, or ratios"),
     ],
 )

@@ -92,6 +92,47 @@ def test_a_pruned_folder_can_be_pruned_again(command, saved, image_folder):
     assert sum(p.numel() for p in model.parameters()) == both.obtained["params"]["value"]
 
 
+def test_shares_per_kind_and_per_layer(command, image_folder):
+    Path("ratios.toml").write_text('"blocks.0.mlp:mlp" = 0.25\n"blocks.1.attn:block" = 0\n')
+    common = ("prune", TINY, "--data", image_folder, "--epochs", "0", "--quiet", "--device", "cpu")
+    done = command(*common, "--ratios-file", "ratios.toml", "--kinds", "mlp,v,block", "--json")
+    assert done.code == 0, done.err
+    assert done.json["asked"] == {}
+    plan = vitprune.Plan.from_json(Path("runs/vit_tiny_patch16_224-ratios/plan.json").read_text())
+    assert {n: plan.sizes()[n] for n in plan.pruned()} == {"blocks.0.mlp:mlp": 48, "blocks.1.attn:block": 0}
+    assert plan.settings["layer_ratios"] == [["blocks.0.mlp:mlp", 0.25], ["blocks.1.attn:block", 0.0]]
+    both = command(*common, "--ratio", "heads=0.67,block=0.75", "--target", "macs=0.5", "--out", "both")
+    assert both.code == 0, both.err
+    assert "asked macs=0.5" in both.out
+    plan = vitprune.Plan.from_json(Path("both/plan.json").read_text())
+    assert 0.49 < plan.obtained["macs"]["ratio"] <= 0.5
+    assert sum(plan.sizes()[n] for n in plan.sizes() if n.endswith(":block")) == 3
+    model = vitprune.load("both")
+    assert sum(p.numel() for p in model.parameters()) == plan.obtained["params"]["value"]
+
+
+def test_steps_and_a_run_that_stopped_after_them(command, image_folder, monkeypatch):
+    def stop(*_args, **_settings):
+        raise KeyboardInterrupt
+
+    options = ("prune", TINY, "--data", image_folder, "--epochs", "0", "--device", "cpu", "--steps", "2")
+    options = (*options, "--method", "energy", "--kinds", "mlp,qk,v,heads,block", "--target", "params=0.4")
+    with monkeypatch.context() as patched:
+        patched.setattr("vitprune.store.save", stop)
+        assert command(*options, "--out", "stopped").code == 130
+    resumed = command(*options, "--out", "stopped")
+    assert resumed.code == 0, resumed.err
+    assert "going on with the pruned model" in resumed.err
+    straight = command(*options, "--out", "straight", "--json")
+    assert "step 1 of 2: macs=" in straight.err
+    assert [r["name"] for r in straight.json["rows"]] == ["dense", "pruned", "refitted"]
+    one, other = vitprune.load("stopped").state_dict(), vitprune.load("straight").state_dict()
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    plan = vitprune.Plan.from_json(Path("straight/plan.json").read_text())
+    assert (plan.settings["steps"], plan.asked) == (2, {"params": 0.4})
+    assert sum(v.numel() for v in vitprune.load("straight").parameters()) == plan.obtained["params"]["value"]
+
+
 def test_train_finetune_eval(command, image_folder):
     done = command(
         *("train", TINY, "--data", image_folder, "--out", "dense", *SHORT[2:], "--epochs", "6", "--warmup", "1"),

@@ -194,15 +194,35 @@ def test_a_unit_that_never_varies_has_energy_but_no_variance():
     assert energy[3] > np.median(energy)
 
 
-def test_branches_score_what_their_last_layer_gives():
+@pytest.mark.parametrize(("name", "central"), [("energy", False), ("variance", True)])
+def test_branches_score_what_they_add_to_the_output(name, central):
     graph, model = toy_graph(), Toy()
     branch = Group("blocks.0:block", "block", 1, 1, None, (), "blocks.0", 0, modules=("blocks.0.fc1", "blocks.0.fc2"))
-    dead = Group("blocks.1:block", "block", 1, 1, None, (), "blocks.1", 0, modules=("blocks.1.norm2",))
-    graph = dataclasses.replace(graph, groups=(*graph.groups, branch, dead), _by_name={})
-    got = score(graph, model, "energy", batches=tokens())
-    want = activations(model, "blocks.0.fc2", tokens(), outputs=True).square().mean(0).sum()
-    assert got["blocks.0:block"][0, 0] == pytest.approx(float(want), rel=1e-6)
+    unused = Group("blocks.1:block", "block", 1, 1, None, (), "blocks.1", 0, modules=("spare",))
+    model.spare = torch.nn.Linear(1, 1)  # never called
+    graph = dataclasses.replace(graph, groups=(*graph.groups, branch, unused), _by_name={})
+    got = score(graph, model, name, batches=iter(tokens()))
+    silent = copy.deepcopy(model)
+    for parameter in silent.blocks[0].fc2.parameters():
+        torch.nn.init.zeros_(parameter)
+    images = torch.cat([*tokens(), tokens()[-1]])  # the last batch holds one image, which is taken twice
+    with torch.no_grad():
+        change = (model.eval()(images) - silent.eval()(images)).double()
+    change = change - change.mean(0) if central else change
+    assert got["blocks.0:block"][0, 0] == pytest.approx(float(change.square().mean(0).sum()), rel=1e-4)
     assert got["blocks.1:block"][0, 0] == got["blocks.0:block"][0, 0], "what is not known is not taken first"
+
+
+def test_lamp_compares_branches_with_each_other():
+    graph, model = toy_graph(), Toy()
+    branches = [
+        Group(f"blocks.{b}:block", "block", 1, 1, None, (), f"blocks.{b}", b, modules=(f"blocks.{b}.fc2",))
+        for b in range(2)
+    ]
+    torch.nn.init.constant_(model.blocks[0].fc2.weight, 5.0)
+    graph = dataclasses.replace(graph, groups=(*graph.groups, *branches), _by_name={})
+    got = score(graph, model, "lamp")
+    assert got["blocks.0:block"].item() == 1.0 and got["blocks.1:block"].item() < 0.1
 
 
 def test_activation_scores_need_images():

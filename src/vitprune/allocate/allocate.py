@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from vitprune.allocate.again import capped, known_scores
 from vitprune.allocate.ranking import Cluster, Steps, rank_steps, top_units
+from vitprune.allocate.ratios import apply_ratios, check_effect, check_kind, check_ratios, shares_of_groups
 from vitprune.allocate.solve import Cost, fit_budget, sizes_after
 from vitprune.allocate.target import Target, human
 from vitprune.allocate.widths import Minimum, check_minimum, least, permitted_sizes
@@ -38,12 +40,14 @@ def allocate(
     target: Target | str | None,
     *,
     scope: Scope = DEFAULT_SCOPE,
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Iterable[str] | None = None,
     round_to: int = 8,
     minimum: Minimum = None,
     protect: Iterable[str] = (),
     ratios: Mapping[str, float] | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
     inexact: bool = False,
+    within: Plan | None = None,
 ) -> Plan:
     """The plan that keeps the most valuable units within the budget; the result never costs more than asked.
 
@@ -52,13 +56,16 @@ def allocate(
 
     scope: "isomorphic" (every kind loses the same share, the units compete within their kind), "global" (one threshold
     on the scores), "local" (every group loses the same share).
-    kinds: group kinds that may shrink.
+    kinds: group kinds that may shrink, all of which the model must have; None: DEFAULT_KINDS and those of `ratios`.
     round_to: sizes are multiples of it (see `rounding_step` for small and per-head sizes; heads go one by one).
     minimum: smallest size, one number or per kind.
     protect: patterns (as in file names) of group names that keep their size.
     ratios: per kind the share of units that stays, fixed; the other kinds make up for the rest of the target.
-    target: None when the ratios alone decide.
+    layer_ratios: the same per pattern of group names, of which the first that matches a group counts; the nearest size
+    that the rounding permits (see `apply_ratios`). It goes before the ratio of the group's kind.
+    target: None when the ratios alone decide; nothing else then shrinks.
     inexact: let groups shrink for which masking and removal differ.
+    within: an earlier plan of this graph; what it removed stays removed, and groups without scores keep its units.
 
     Groups of `graph.cosize` keep equal sizes; which units may differ. Each lane (head) keeps its own best units.
 
@@ -80,13 +87,12 @@ def allocate(
         minimum=minimum,
         protect=protect,
         ratios=ratios,
+        layer_ratios=layer_ratios,
         inexact=inexact,
+        within=within,
     )
-    clusters, steps = space.clusters, space.steps
     sizes = (
-        sizes_after(clusters, steps, len(steps.cluster))
-        if wanted is None
-        else _reach(graph, clusters, steps, wanted, space.settings["kinds"], round_to, space.settings["notes"])
+        sizes_after(space.clusters, space.steps, len(space.steps.cluster)) if wanted is None else _reach(space, wanted)
     )
     return plan_at(space, sizes, {} if wanted is None else {wanted.metric: wanted.value})
 
@@ -97,6 +103,7 @@ class Choices:
 
     graph: Graph
     scores: Scores
+    full: Mapping[str, int]  # sizes before anything is chosen: dense, or those of an earlier plan
     clusters: list[Cluster]
     steps: Steps
     settings: dict[str, Any]  # of the plan; its "notes" may still grow
@@ -108,19 +115,34 @@ def choices(
     target: Target | None,
     *,
     scope: Scope = DEFAULT_SCOPE,
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Iterable[str] | None = None,
     round_to: int = 8,
     minimum: Minimum = None,
     protect: Iterable[str] = (),
     ratios: Mapping[str, float] | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
     inexact: bool = False,
+    within: Plan | None = None,
 ) -> Choices:
     """The clusters that may shrink and their ranked steps; arguments and errors are those of `allocate`."""
-    chosen, fixed_ratios, patterns = tuple(dict.fromkeys(kinds)), dict(ratios or {}), tuple(protect)
-    _check(graph, scope, chosen, round_to, minimum, patterns, fixed_ratios, target)
+    fixed_ratios, by_layer, patterns = dict(ratios or {}), dict(layer_ratios or {}), tuple(protect)
+    chosen = wanted_kinds(kinds, fixed_ratios)
+    check_ratios(graph, chosen, fixed_ratios)
+    _check(graph, scope, chosen, round_to, minimum, patterns)
+    for kind in chosen if kinds is not None else ():
+        check_kind(graph, kind)
+    if target is None and not fixed_ratios and not by_layer:
+        raise TargetError("give a target, or ratios per kind or layer")
     left_out = _left_out(graph, chosen, round_to, minimum, patterns, inexact)
+    check_effect(graph, left_out, fixed_ratios)
+    shares = shares_of_groups(graph, left_out, by_layer)
     clusters, notes = _clusters(graph, left_out, round_to, minimum)
-    clusters = _apply_ratios(clusters, scores, scope, fixed_ratios, free=target is not None)
+    full = graph.sizes()
+    if within is not None:
+        within.check(graph)
+        full = within.sizes()
+        clusters, scores = capped(clusters, within, scores), known_scores(within, scores)
+    clusters = apply_ratios(graph, clusters, scores, scope, fixed_ratios, shares, free=target is not None)
     settings = {
         "scope": scope,
         "kinds": list(chosen),
@@ -128,24 +150,30 @@ def choices(
         "minimum": minimum if isinstance(minimum, int) else dict(minimum or {}),
         "protect": list(patterns),
         "ratios": fixed_ratios,
+        "layer_ratios": list(by_layer.items()),
         "not_pruned": left_out,
         "frozen": {f.where: f.reason for f in graph.frozen},
         "notes": notes,
     }
-    return Choices(graph, scores, clusters, rank_steps(clusters, scores, scope), settings)
+    return Choices(graph, scores, full, clusters, rank_steps(clusters, scores, scope), settings)
 
 
 def plan_at(space: Choices, sizes: Ints, asked: Mapping[str, Any]) -> Plan:
     """The plan that gives every cluster its size of `sizes`; each lane keeps its own best units."""
     graph, scores = space.graph, space.scores
-    size_of = {g.name: int(n) for c, n in zip(space.clusters, sizes, strict=True) for g in c.groups}
+    size_of = {**space.full, **{g.name: int(n) for c, n in zip(space.clusters, sizes, strict=True) for g in c.groups}}
     groups = {
         g.name: GroupPlan(g.kind, g.size, g.lanes, top_units(scores[g.name], size_of[g.name]))
-        if size_of.get(g.name, g.size) < g.size
+        if size_of[g.name] < g.size
         else keep_all(g)
         for g in graph.groups
     }
     return Plan(groups, graph.fingerprint, asked, obtained(graph, size_of), settings=space.settings)
+
+
+def wanted_kinds(kinds: Iterable[str] | None, ratios: Iterable[str]) -> tuple[str, ...]:
+    """The kinds that may shrink: those named, or the default ones and those that have a ratio."""
+    return tuple(dict.fromkeys((*DEFAULT_KINDS, *ratios) if kinds is None else kinds))
 
 
 def obtained(graph: Graph, sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
@@ -163,8 +191,6 @@ def _check(
     round_to: int,
     minimum: Minimum,
     patterns: Sequence[str],
-    ratios: Mapping[str, float],
-    target: Target | None,
 ) -> None:
     if scope not in SCOPES:
         raise TargetError(f"scope must be one of {', '.join(SCOPES)}, but got {scope!r}")
@@ -177,13 +203,6 @@ def _check(
     for pattern in patterns:
         if not any(fnmatchcase(g.name, pattern) for g in graph.groups):
             raise TargetError(f"protect pattern {pattern!r} matches no group; `vitprune inspect` lists the names")
-    for kind, ratio in ratios.items():
-        if kind not in kinds:
-            raise TargetError(f"ratios name kind {kind!r}, which is not among the kinds to prune: {', '.join(kinds)}")
-        if not 0 < ratio <= 1:
-            raise TargetError(f"ratio of {kind} must be in (0, 1], the share that stays, but got {ratio:g}")
-    if target is None and not ratios:
-        raise TargetError("give a target, or ratios per kind")
 
 
 def _left_out(
@@ -235,42 +254,11 @@ def _clusters(
     return clusters, notes
 
 
-def _apply_ratios(
-    clusters: Sequence[Cluster], scores: Scores, scope: str, ratios: Mapping[str, float], free: bool
-) -> list[Cluster]:
-    """Clusters of a kind with a fixed ratio keep just one size; the others, unless `free`, their dense size."""
-    fixed: dict[int, int] = {}
-    for kind, ratio in ratios.items():
-        positions = [i for i, c in enumerate(clusters) if any(g.kind == kind for g in c.groups)]
-        part = [clusters[i] for i in positions]
-        steps = rank_steps(part, scores, scope)
-        dense = sum(int(c.sizes[-1]) for c in part)
-        sizes = fit_budget(part, steps, lambda sizes: float(sizes.sum()), ratio * dense)
-        if sizes is None:
-            smallest = sum(int(c.sizes[0]) for c in part) / dense
-            raise TargetError(f"ratio of {kind} must be at least {smallest:.4g} with this rounding, but got {ratio:g}")
-        for position, size in zip(positions, sizes.tolist(), strict=True):
-            if fixed.setdefault(position, size) != size:
-                names = ", ".join(g.name for g in clusters[position].groups)
-                raise TargetError(f"ratios: {names} keep equal sizes; give their kinds the same ratio")
-    result: list[Cluster] = []
-    for position, cluster in enumerate(clusters):
-        only = fixed.get(position, None if free else int(cluster.sizes[-1]))
-        result.append(cluster if only is None else Cluster(cluster.groups, np.array([only], dtype=np.int64)))
-    return result
-
-
-def _reach(
-    graph: Graph,
-    clusters: Sequence[Cluster],
-    steps: Steps,
-    target: Target,
-    kinds: Sequence[str],
-    round_to: int,
-    notes: list[str],
-) -> Ints:
+def _reach(space: Choices, target: Target) -> Ints:
+    graph, clusters, steps = space.graph, space.clusters, space.steps
+    kinds, round_to, notes = (space.settings[name] for name in ("kinds", "round_to", "notes"))
     inside = {g.name for c in clusters for g in c.groups}
-    keep = {name: size for name, size in graph.sizes().items() if name not in inside}
+    keep = {name: size for name, size in space.full.items() if name not in inside}
     polynomial = graph.macs if target.metric == "macs" else graph.params
     cost = Cost(polynomial, clusters, keep)
     dense = round(polynomial.evaluate(graph.sizes()))

@@ -103,14 +103,17 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def ratios(pairs: Sequence[str]) -> dict[str, float]:
-    """Ratio per kind of "mlp=0.5" texts. Raises TargetError for other forms."""
+    """Ratio per kind of "mlp=0.5" and "mlp=0.6,heads=0.3" texts. Raises TargetError for other forms."""
     found: dict[str, float] = {}
-    for pair in pairs:
-        kind, _, number = pair.partition("=")
+    for pair in (part for text in pairs for part in text.split(",")):
+        kind, _, number = (part.strip() for part in pair.partition("="))
         try:
-            found[kind.strip()] = float(number)
+            share = float(number)
         except ValueError as error:
-            raise TargetError(f"--ratio must be KIND=SHARE, such as mlp=0.5, but got {pair!r}") from error
+            raise TargetError(f"--ratio must be KIND=SHARE, such as mlp=0.6,heads=0.5, but got {pair!r}") from error
+        if kind in found:
+            raise TargetError(f"--ratio must name a kind once, but gives {kind} {found[kind]:g} and {share:g}")
+        found[kind] = share
     return found
 
 

@@ -17,12 +17,13 @@ def prune(
     model: o.Model,
     data: o.Data,
     target: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="METRIC=VALUE",
             help="macs=0.5, params=0.4, latency=0.5x (shares), macs=4.6G, params=12M, latency=12ms (absolute).",
+            show_default="macs=0.5; none with ratios",
         ),
-    ] = "macs=0.5",
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -36,7 +37,10 @@ def prune(
             help="isomorphic: units compete within their kind; global: one threshold; local: the same share everywhere."
         ),
     ] = "local",
-    kinds: Annotated[str, typer.Option(help="Of: mlp, heads, qk, v, residual, block.")] = "mlp,qk,v",
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Of: mlp, heads, qk, v, residual, block.", show_default="mlp,qk,v and those with a ratio"),
+    ] = None,
     round_to: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 8,
     min_heads: Minimum = None,
     min_qk: Minimum = None,
@@ -47,12 +51,18 @@ def prune(
         list[str] | None, typer.Option(metavar="PATTERN", help="Groups that keep their size; may be repeated.")
     ] = None,
     ratio: Annotated[
-        list[str] | None, typer.Option(metavar="KIND=SHARE", help="Fixed share that stays of a kind; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="KIND=SHARE,...", help="Fixed share that stays of a kind; may be repeated."),
     ] = None,
     latency_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass that latency= is of.")] = 1,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads that latency= is measured with.", show_default="as set")
     ] = None,
+    ratios_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Fixed shares by patterns of group names, JSON or TOML.", show_default=False),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to the target, each scored and refitted anew.")] = 1,
     reduction: Annotated[str, typer.Option(help="A unit's slices to one number: default, sum, mean, max.")] = "default",
     normalise: Annotated[
         str, typer.Option(help="A group's scores before they are compared: none, mean, max, sum, standard.")
@@ -97,21 +107,25 @@ def prune(
     quiet: o.Quiet = False,
 ) -> None:
     """Prune MODEL to a target, fine-tune it on DATA, measure it before and after, and save it."""
+    from vitprune.allocate.ratios import read_layer_ratios
     from vitprune.allocate.target import Target
     from vitprune.pipeline.prune_run import PruneSettings, run_prune
     from vitprune.pipeline.setup import DataSettings
     from vitprune.progress import make_progress
 
     minimum = {"heads": min_heads, "qk": min_qk, "v": min_v, "mlp": min_mlp, "residual": min_residual}
+    ratios = o.ratios(ratio or ())
+    by_layer = tuple(read_layer_ratios(ratios_file).items()) if ratios_file is not None else ()
+    asked = target if target is not None else None if ratios or by_layer else "macs=0.5"
     settings = PruneSettings(
-        Target.parse(target),
+        None if asked is None else Target.parse(asked),
         method,
         o.checked_scope(scope),
-        o.names(kinds),
+        None if kinds is None else o.names(kinds),
         round_to,
         {kind: value for kind, value in minimum.items() if value is not None},
         tuple(protect or ()),
-        o.ratios(ratio or ()),
+        ratios,
         reduction,
         normalise,
         rotate and calibration > 0,
@@ -119,6 +133,8 @@ def prune(
         calibration,
         latency_batch,
         threads,
+        by_layer,
+        steps,
     )
     training = o.train_settings(
         epochs,
@@ -143,7 +159,7 @@ def prune(
         DataSettings(data, limit, val_fraction, workers, repeat_channels),
         settings,
         training,
-        out or o.default_out(model, target.replace("=", "-")),
+        out or o.default_out(model, (asked or "ratios").replace("=", "-")),
         seed=seed,
         device=device,
         force=force,
@@ -182,5 +198,5 @@ def _show(result: Any, json: bool) -> None:
         return
     asked = ", ".join(f"{k}={v:g}" for k, v in plan.asked.items())
     got = ", ".join(f"{k}={v['ratio']:.4f}" for k, v in plan.obtained.items())
-    print_rows(result.rows, f"asked {asked or 'nothing'}; obtained {got or 'nothing pruned'}")
+    print_rows(result.rows, f"asked {asked or 'the ratios'}; obtained {got or 'nothing pruned'}")
     print(f"saved: {result.folder}  (vitprune.load({str(result.folder)!r}))")

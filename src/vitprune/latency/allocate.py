@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, Target
+from vitprune.allocate import DEFAULT_SCOPE, Scope, Target
 from vitprune.allocate.allocate import Choices, choices, obtained, plan_at
 from vitprune.arrays import Ints, Scores
 from vitprune.errors import TargetError
@@ -59,11 +59,13 @@ def allocate_latency(
     *,
     timing: Timing | None = None,
     scope: Scope = DEFAULT_SCOPE,
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Iterable[str] | None = None,
     round_to: int = 8,
     minimum: int | Mapping[str, int] | None = None,
     protect: Iterable[str] = (),
     ratios: Mapping[str, float] | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
+    within: Plan | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -93,6 +95,8 @@ def allocate_latency(
         minimum=minimum,
         protect=protect,
         ratios=ratios,
+        layer_ratios=layer_ratios,
+        within=within,
     )
     args = at_batch(example, how.batch)
     watch = clock or WallClock(args, how.threads)

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from vitprune import models, store
 from vitprune import trace as tracing
-from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, Target, allocate
+from vitprune.allocate import DEFAULT_SCOPE, Scope, Target, allocate
+from vitprune.allocate.allocate import wanted_kinds
 from vitprune.errors import ModelError, StoreError
-from vitprune.latency import Timing, allocate_latency
+from vitprune.latency import Timing
 from vitprune.models import LoadedModel
 from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
+from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
@@ -135,21 +137,23 @@ def refit(
 def prune(
     model: nn.Module,
     example: Tensor | Sequence[Any],
-    target: Target | str = "macs=0.5",
+    target: Target | str | None = "macs=0.5",
     *,
     method: str = "auto",
     seed: int = 0,
     scope: Scope = DEFAULT_SCOPE,
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Iterable[str] | None = None,
     round_to: int = 8,
     minimum: int | Mapping[str, int] | None = None,
     protect: Iterable[str] = (),
     ratios: Mapping[str, float] | None = None,
+    layer_ratios: Mapping[str, float] | None = None,
     batches: Iterable[Any] | None = None,
     refits: bool = True,
     rotates: bool = True,
     latency_batch: int = 1,
     threads: int | None = None,
+    steps: int = 1,
 ) -> tuple[nn.Module, Plan]:
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
@@ -158,27 +162,31 @@ def prune(
     for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`. latency_batch,
     threads: images per forward pass, and CPU threads, that a target such as "latency=0.5x" is measured with.
 
+    steps: more than one scores, shrinks and refits on the way to the target too, see `schedule.in_steps`.
+
     Raises TargetError for a target that is malformed or out of reach, ModelError when the model cannot be captured,
     OracleError when the comparison fails.
     """
     args = trace_batch(example)
     graph = tracing.trace(model, args)
     data = None if batches is None else list(batches)
-    kinds, method = tuple(kinds), chosen_method(method, data is not None)
-    source = rotate(model, graph, data, kinds) if data is not None and rotates else model
-    scores = score(graph, source, method, seed, data, kinds=kinds)
-    rules: dict[str, Any] = {"scope": scope, "kinds": kinds, "round_to": round_to, "minimum": minimum}
-    rules |= {"protect": protect, "ratios": ratios}
     wanted = Target.parse(target) if isinstance(target, str) else target
-    if wanted.metric == "latency":
-        plan = allocate_latency(model, graph, scores, wanted, args, timing=Timing(latency_batch, threads), **rules)
-    else:
-        plan = allocate(graph, scores, wanted, **rules)
-    rotated = sorted(source.energy) if isinstance(source, Rotated) else []
-    plan = replace(
-        plan, method=method, settings={**plan.settings, "seed": seed, "rotated": rotated}, versions=versions()
-    )
-    small = carry_out(_module(source), graph, plan, example=args)
+    chosen = wanted_kinds(kinds, ratios or {})
+    settings = {
+        "scope": scope,
+        "kinds": None if kinds is None else chosen,
+        "round_to": round_to,
+        "minimum": minimum,
+        "protect": tuple(protect),
+        "ratios": ratios,
+        "layer_ratios": layer_ratios,
+    }
+    timing = Timing(latency_batch, threads)
+    schedule = Schedule(chosen_method(method, data is not None), seed, steps, refits, timing=timing)
+    rotated = rotate(model, graph, data, chosen) if data is not None and rotates else None
+    source = model if rotated is None else rotated.model
+    plan, small = in_steps(source, graph, wanted, schedule, args, data, settings, rotated=rotated)
+    plan = replace(plan, versions=versions())
     if data is not None and refits:
         refit(source, small, graph, plan, data)
     return small, plan

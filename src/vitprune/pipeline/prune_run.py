@@ -10,16 +10,17 @@ from typing import Any
 from torch import nn
 
 from vitprune import models, store
-from vitprune.allocate import DEFAULT_KINDS, DEFAULT_SCOPE, Scope, allocate
-from vitprune.allocate.allocate import obtained
+from vitprune.allocate import DEFAULT_SCOPE, Scope
+from vitprune.allocate.allocate import obtained, wanted_kinds
 from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
-from vitprune.latency import Timing, allocate_latency
+from vitprune.latency import Timing
 from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
+from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.versions import versions
@@ -29,8 +30,7 @@ from vitprune.recover import TrainSettings, fit
 from vitprune.refit import refit
 from vitprune.report import Row
 from vitprune.rotate import KINDS as ROTATED_KINDS
-from vitprune.rotate import Rotated, ordered, rotate
-from vitprune.score import score
+from vitprune.rotate import Rotated, rotate
 from vitprune.shrink import shrink
 from vitprune.store.read import PLAN
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -42,10 +42,10 @@ from vitprune.trace.graph import Graph
 class PruneSettings:
     """What to remove."""
 
-    target: Target
+    target: Target | None  # None: the ratios alone decide
     method: str = "auto"  # refit-error where there are calibration images, else magnitude-l2
     scope: Scope = DEFAULT_SCOPE
-    kinds: tuple[str, ...] = DEFAULT_KINDS
+    kinds: tuple[str, ...] | None = None  # see `allocate`
     round_to: int = 8
     minimum: Mapping[str, int] = field(default_factory=dict)
     protect: tuple[str, ...] = ()
@@ -57,6 +57,8 @@ class PruneSettings:
     calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
     latency_batch: int = 1  # images per forward pass that a latency target is of
     threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
+    layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
+    steps: int = 1  # scored, shrunk and refitted anew in each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,10 +171,10 @@ class _Run:
             load_tensors_(self.work.path / "pruned.safetensors", model)
             self.progress.line(f"going on with the pruned model in {self.work.path}")
         else:
-            self.plan = self._decide()
-            model = shrink(self._source(), self.graph, self.plan, example=(self.example,))
+            self.plan, model = self._decide()
         for name, got in self.plan.obtained.items():
-            wanted = f", asked {self.settings.target}" if name == self.settings.target.metric else ""
+            target = self.settings.target
+            wanted = f", asked {target}" if target is not None and name == target.metric else ""
             self.progress.line(f"obtained {name}={got['ratio']:.4f}{wanted} ({got['value']:,} of {got['dense']:,})")
         for note in self.plan.settings["notes"]:
             self.progress.line(f"note: {note}")
@@ -189,57 +191,43 @@ class _Run:
             self._row("refitted", model, macs)
         return model
 
-    def _decide(self) -> Plan:
+    def _decide(self) -> tuple[Plan, nn.Module]:
         chosen, given = self.settings, self.data.calibration
-        if chosen.rotate and given is not None and set(ROTATED_KINDS) & set(chosen.kinds):
+        kinds = wanted_kinds(chosen.kinds, chosen.ratios)
+        if chosen.rotate and given is not None and set(ROTATED_KINDS) & set(kinds):
             self.progress.line("rotating what can be rotated")
-            self.rotated = rotate(self.opened.model, self.graph, given, chosen.kinds)
+            self.rotated = rotate(self.opened.model, self.graph, given, kinds)
             for name, why in self.rotated.left.items():
                 self.progress.line(f"not rotated: {name}: {why}")
         self.progress.line(f"scoring by {chosen.method}")
-        scores = score(
-            self.graph,
+        plan, model = in_steps(
             self._source(),
-            chosen.method,
-            self.seed,
+            self.graph,
+            chosen.target,
+            Schedule(
+                chosen.method,
+                self.seed,
+                chosen.steps,
+                chosen.refit,
+                chosen.reduction,
+                chosen.normalisation,
+                Timing(chosen.latency_batch, chosen.threads),
+            ),
+            (self.example,),
             given,
-            chosen.kinds,
-            reduction=chosen.reduction,
-            normalisation=chosen.normalisation,
-        )
-        scores = scores if self.rotated is None else ordered(scores, self.rotated)
-        rules: dict[str, Any] = {
-            "scope": chosen.scope,
-            "kinds": chosen.kinds,
-            "round_to": chosen.round_to,
-            "minimum": chosen.minimum,
-            "protect": chosen.protect,
-            "ratios": chosen.ratios,
-        }
-        if chosen.target.metric == "latency":
-            plan = allocate_latency(
-                self.opened.model,
-                self.graph,
-                scores,
-                chosen.target,
-                (self.example,),
-                timing=Timing(chosen.latency_batch, chosen.threads),
-                progress=self.progress,
-                **rules,
-            )
-        else:
-            plan = allocate(self.graph, scores, chosen.target, **rules)
-        return replace(
-            plan,
-            method=chosen.method,
-            settings={
-                **plan.settings,
-                "seed": self.seed,
-                "rotated": [] if self.rotated is None else sorted(self.rotated.energy),
+            {
+                "scope": chosen.scope,
+                "kinds": chosen.kinds,
+                "round_to": chosen.round_to,
+                "minimum": chosen.minimum,
+                "protect": chosen.protect,
+                "ratios": chosen.ratios,
+                "layer_ratios": dict(chosen.layer_ratios),
             },
-            source=self.opened.loaded.source.to_json(),
-            versions=versions(),
+            rotated=self.rotated,
+            progress=self.progress,
         )
+        return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
 
     def _source(self) -> nn.Module:
         """The model that is cut: the dense one, or the same function in another basis."""

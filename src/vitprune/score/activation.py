@@ -7,13 +7,14 @@ do not change when a unit's producing row is scaled by a and its reading column 
 
 Query/key dims are read by no layer but by each other: their score is the product of the energies (variances) of the
 unit's positions on the outputs of the layers that make them, which is the energy of its term in q.k for independent
-tokens. A whole branch scores the energy of what its last layer adds. A unit that none of this reaches (its consumer is
-no linear layer) gets the largest score of its kind, so that it is not taken first.
+tokens. A whole branch scores the energy (variance) of what it adds to the model's output, see `branches`: its energy in
+the residual stream says little of what is lost without it. A unit that none of this reaches (its consumer is no linear
+layer) gets the largest score of its kind, so that it is not taken first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from vitprune.arrays import Floats
 from vitprune.calibrate import Site, visit
+from vitprune.score.branches import First, branch_scores
 from vitprune.score.reduce import reduce_slices
 from vitprune.score.types import ScoreError, ScoreInputs, Scores
 from vitprune.trace.graph import Graph, Group
@@ -61,6 +63,7 @@ class Activations:
 
     reads: dict[str, Channel]
     gives: dict[str, Channel]
+    images: list[Tensor] = field(default_factory=list)  # the first of them, for scores of branches
 
 
 def observe(inputs: ScoreInputs) -> Activations:
@@ -72,10 +75,11 @@ def observe(inputs: ScoreInputs) -> Activations:
         for held, value in ((reads, x), (gives, y)):
             held.setdefault(site.weight, Channel.empty(value.shape[-1], value.device)).add(value)
 
-    visit(inputs.model, inputs.batches or (), see)
+    batches = First(inputs.batches or ())
+    visit(inputs.model, batches, see)
     if not reads:
         raise ScoreError("activation scores need images and linear layers, but got no batch, or the model has none")
-    return Activations(reads, gives)
+    return Activations(reads, gives, batches.seen)
 
 
 def contribution(inputs: ScoreInputs, *, central: bool) -> Scores:
@@ -89,7 +93,7 @@ def contribution(inputs: ScoreInputs, *, central: bool) -> Scores:
     part = {name: channel.moment(central) * norms[name] for name, channel in seen.reads.items()}
     made = {name: channel.moment(central) for name, channel in seen.gives.items()}
     result = {g.name: _group(g, part, made, inputs.reduction) for g in inputs.graph.groups}
-    return filled(inputs.graph, result)
+    return filled(inputs.graph, {**result, **branch_scores(inputs, seen.images, central=central)})
 
 
 def _group(group: Group, part: dict[str, Floats], made: dict[str, Floats], reduction: str) -> Floats | None:
@@ -99,9 +103,6 @@ def _group(group: Group, part: dict[str, Floats], made: dict[str, Floats], reduc
 
 def without_readers(group: Group, made: dict[str, Floats]) -> Floats | None:
     """Score of a group that no layer reads, by the moments of what its layers give; None where that says nothing."""
-    if group.kind == "block":
-        inside = [name for name in made if any(name.startswith(f"{m}.") for m in group.modules[-1:])]
-        return np.full((1, 1), float(made[inside[-1]].sum())) if inside else None
     total, found = np.ones((group.lanes, group.size)), False
     for member in group.members:
         if member.dim == 0 and member.tensor in made:
@@ -114,10 +115,12 @@ def filled(graph: Graph, found: dict[str, Floats | None]) -> Scores:
     """Scores of every group; None becomes the largest score of the group's kind."""
     largest: dict[str, float] = {}
     for group in graph.groups:
-        values = found[group.name]
+        values = found.get(group.name)
         if values is not None:
             largest[group.kind] = max(largest.get(group.kind, 0.0), float(values.max()))
     return {
-        g.name: np.full((g.lanes, g.size), largest.get(g.kind, 1.0)) if (values := found[g.name]) is None else values
+        g.name: np.full((g.lanes, g.size), largest.get(g.kind, 1.0))
+        if (values := found.get(g.name)) is None
+        else values
         for g in graph.groups
     }

@@ -10,10 +10,17 @@ from vitprune.score.types import Method, ScoreInfo, ScoreInputs, Scores
 def compute(inputs: ScoreInputs) -> Scores:
     """Group name -> (lanes, size), in (0, 1]; the largest unit of every group has 1, which makes groups comparable.
 
+    Whole branches are the units of one group.
+
     Source: Lee et al., arXiv 2010.07611, equation 4, with units in the place of weights and groups in that of layers.
     """
     magnitudes = mean_magnitude(inputs.graph, inputs.model, 2, inputs.reduction)
-    return {name: _share(values**2) for name, values in magnitudes.items()}
+    found = {name: _share(values**2) for name, values in magnitudes.items()}
+    blocks = [g.name for g in inputs.graph.groups if g.kind == "block"]
+    if blocks:
+        among = _share(np.concatenate([magnitudes[name] for name in blocks]) ** 2)
+        found |= {name: among[i : i + 1] for i, name in enumerate(blocks)}
+    return found
 
 
 def _share(energy: Floats) -> Floats:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vitprune.arrays import Floats, Scores
 from vitprune.calibrate import Covariance, Site, oas, visit
 from vitprune.score.activation import Activations, Channel, filled, without_readers
+from vitprune.score.branches import First, branch_scores
 from vitprune.score.types import ScoreError, ScoreInputs
 from vitprune.trace.graph import Group
 
@@ -50,6 +51,7 @@ def read(inputs: ScoreInputs) -> tuple[dict[str, list[Reader]], Activations]:
     wanted = {m.tensor for g in inputs.wanted() for m in g.members if m.dim == 1 and m.tensor in parameters}
     sums: dict[str, Covariance] = {}
     biased: dict[str, bool] = {}
+    batches = First(inputs.batches or ())
     seen = Activations({}, {})
 
     def see(site: Site, x: Tensor, y: Tensor) -> None:
@@ -58,7 +60,8 @@ def read(inputs: ScoreInputs) -> tuple[dict[str, list[Reader]], Activations]:
             biased[site.weight] = biased.get(site.weight, True) and site.bias is not None
         seen.gives.setdefault(site.weight, Channel.empty(y.shape[-1], y.device)).add(y)
 
-    visit(inputs.model, inputs.batches or (), see)
+    visit(inputs.model, batches, see)
+    seen.images.extend(batches.seen)
     if not seen.gives:
         raise ScoreError("activation scores need images and linear layers, but got no batch, or the model has none")
     inverses = {n: torch.linalg.inv(oas(s.matrix(biased[n]), s.count)) for n, s in sums.items()}
@@ -83,4 +86,5 @@ def completed(inputs: ScoreInputs, found: dict[str, Floats], seen: Activations) 
     def other(group: Group) -> Floats | None:
         return found[group.name] if group.name in found else without_readers(group, made)
 
-    return filled(inputs.graph, {g.name: other(g) for g in inputs.graph.groups})
+    found_or_made = {g.name: other(g) for g in inputs.graph.groups}
+    return filled(inputs.graph, {**found_or_made, **branch_scores(inputs, seen.images)})

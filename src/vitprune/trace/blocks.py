@@ -27,6 +27,7 @@ HOMOGENEOUS = frozenset(
         "roll",
         "contiguous",
         "clone",
+        "alias",
         "flatten",
         "pad",
         "to",
@@ -95,7 +96,7 @@ def _branch(
     value, other = _value(propagated, stream), _value(propagated, end)
     if value is None or other is None or not value.depends or not other.depends or value.shape != other.shape:
         return None
-    inside = _between(propagated, stream, end)
+    inside = _between(captured, propagated, stream, end)
     if inside is None or any(user not in inside and user is not add for n in inside for user in n.users):
         return None
     owner = module_path(add)
@@ -130,7 +131,7 @@ def _unmarked(node: Node) -> Node:
     return node
 
 
-def _between(propagated: Propagated, stream: Node, end: Node) -> set[Node] | None:
+def _between(captured: Captured, propagated: Propagated, stream: Node, end: Node) -> set[Node] | None:
     """The operators on the way from `stream` to `end`; None if something else of the input comes in."""
     found: set[Node] = set()
     stack = [end]
@@ -149,7 +150,40 @@ def _between(propagated: Propagated, stream: Node, end: Node) -> set[Node] | Non
             continue
         found.add(node)
         stack += node.all_input_nodes
-    return found if reached and len(found) < 2000 else None
+    if not reached or len(found) >= 2000:
+        return None
+    found |= {user for node in found for user in node.users if _leads_nowhere(user)}
+    return _without_shared(captured, found, end)
+
+
+def _leads_nowhere(node: Node) -> bool:
+    """Whether nothing uses the result: a check, or a part of a module's result that the caller drops."""
+    return node.op == "call_function" and (
+        op_name(node).startswith("_assert") or (op_name(node) == MARK and not node.users)
+    )
+
+
+def _without_shared(captured: Captured, found: set[Node], end: Node) -> set[Node]:
+    """`found` less what does not depend on the model's input and is used elsewhere too, such as one mask for all."""
+    while leaving := {n for n in found if n is not end and any(user not in found for user in n.users)}:
+        shared = {n for n in leaving if not _depends(captured, n)}
+        if not shared:
+            break
+        found -= shared
+    return found
+
+
+def _depends(captured: Captured, node: Node) -> bool:
+    """Whether the model's input comes into a node."""
+    seen, stack = {node}, [node]
+    while stack:
+        node = stack.pop()
+        if node.name in captured.inputs:
+            return True
+        fresh = set(node.all_input_nodes) - seen
+        seen |= fresh
+        stack += fresh
+    return False
 
 
 def _child(owner: str, node: Node) -> str | None:
