@@ -13,7 +13,6 @@ Needs the peer: pip install torch-pruning==1.6.1
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -30,7 +29,6 @@ from torch import nn
 import vitprune
 from vitprune.allocate.allocate import DEFAULT_KINDS, SCOPES
 from vitprune.errors import VitpruneError
-from vitprune.plan import Plan
 from vitprune.progress import make_progress
 from vitprune.score.registry import METHODS, Scores
 
@@ -38,17 +36,8 @@ TARGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25)
 SEEDED_SCOPES = ("local",)  # of which more than the first seed is measured
 
 
-def refitted(subject: Subject, small: nn.Module, plan: Plan, batches: Batches) -> nn.Module:
-    """The cut model with its layers fitted again."""
-    vitprune.refit(subject.origin, small, subject.graph, plan, batches)
-    return small
-
-
-# What is done to the cut model before it is measured. A new entry adds its own cells to those that are stored.
-RECIPES: dict[str, Callable[[Subject, nn.Module, Plan, Batches], nn.Module]] = {
-    "cut": lambda subject, small, plan, batches: small,
-    "refit": refitted,
-}
+# What is done to the model before the cut and after it. A new entry adds its own cells to those that are stored.
+RECIPES = {"cut": (False, False), "refit": (False, True), "rotate+refit": (True, True)}  # rotate, refit
 assert all(recipe in one_shot_page.RECIPES for recipe in RECIPES)
 
 
@@ -73,27 +62,27 @@ class Bench:
             common = {**self.subject.settings, "tool": "vitprune", "score": score, "scope": scope}
             common |= {"structure": ",".join(self.given.kinds), "round_to": self.given.round_to}
             common |= {"target": target, "seed": seed}
-            missing = [r for r in RECIPES if self._wants({**common, "recipe": r})]
-            if not missing:
-                continue
-            batches, scores = self._batches(seed), self._scores(score, seed)
-            about = {"labels": "labels" in METHODS[score].info.needs}
-            try:
-                plan = vitprune.allocate(
-                    self.subject.graph, scores, f"macs={target}", scope=scope,
-                    kinds=self.given.kinds, round_to=self.given.round_to,
-                )  # fmt: skip
-                cut = vitprune.shrink(self.subject.origin, self.subject.graph, plan)
-            except VitpruneError as error:
-                for recipe in missing:
-                    self._put({**common, "recipe": recipe}, about | {"refused": str(error)})
-                continue
-            about |= {"macs": plan.obtained["macs"]["ratio"], "params": plan.obtained["params"]["ratio"]}
-            for recipe in missing:
+            for recipe, (rotates, refits) in RECIPES.items():
+                settings = {**common, "recipe": recipe}
+                if not self._wants(settings):
+                    continue
+                source, batches = self._source(rotates, seed), self._batches(seed)
+                about: dict[str, Any] = {"labels": "labels" in METHODS[score].info.needs}
+                try:
+                    plan = vitprune.allocate(
+                        self.subject.graph, self._scores(score, seed, rotates), f"macs={target}", scope=scope,
+                        kinds=self.given.kinds, round_to=self.given.round_to,
+                    )  # fmt: skip
+                    small = vitprune.shrink(source, self.subject.graph, plan)
+                except VitpruneError as error:
+                    self._put(settings, about | {"refused": str(error)})
+                    continue
                 began = time.monotonic()
-                small = RECIPES[recipe](self.subject, copy.deepcopy(cut), plan, batches)
-                spent = time.monotonic() - began
-                self._put({**common, "recipe": recipe}, about | {"seconds": spent, "top1": self.subject.top1(small)})
+                if refits:
+                    vitprune.refit(source, small, self.subject.graph, plan, batches)
+                about |= {name: plan.obtained[name]["ratio"] for name in ("macs", "params")}
+                about["seconds"] = time.monotonic() - began
+                self._put(settings, about | {"top1": self.subject.top1(small)})
 
     def theirs(self, importance: str, scope: str, structure: str, seed: int) -> None:
         """All targets of one importance, scope and structure of Torch-Pruning."""
@@ -134,9 +123,20 @@ class Bench:
         batches = self._batches(seed)
         return self._once(("peer", importance, seed), lambda: peer.gradients(self._peer, importance, batches))
 
-    def _scores(self, score: str, seed: int) -> Scores:
-        graph, origin, batches = self.subject.graph, self.subject.origin, self._batches(seed)
-        return self._once((score, seed), lambda: vitprune.score(graph, origin, score, seed, batches))
+    def _source(self, rotates: bool, seed: int) -> Any:
+        subject, kinds = self.subject, self.given.kinds
+        if not rotates:
+            return subject.origin
+        return self._once(
+            ("rotated", seed), lambda: vitprune.rotate(subject.origin, subject.graph, self._batches(seed), kinds)
+        )
+
+    def _scores(self, score: str, seed: int, rotates: bool) -> Scores:
+        graph, source, batches = self.subject.graph, self._source(rotates, seed), self._batches(seed)
+        kinds = self.given.kinds
+        return self._once(
+            (score, seed, rotates), lambda: vitprune.score(graph, source, score, seed, batches, kinds=kinds)
+        )
 
     def _once(self, what: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if what not in self._kept:

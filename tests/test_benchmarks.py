@@ -57,13 +57,13 @@ def test_filters_name_settings():
 
 def row(score, seed, top1, **more):
     common = {"tool": "vitprune", "scope": "local", "structure": "mlp", "target": 0.5, "macs": 0.499, "labels": False}
-    return {**common, "score": score, "seed": seed, "recipe": "refit", "top1": top1, **more}
+    return {**common, "score": score, "seed": seed, "recipe": "rotate+refit", "top1": top1, **more}
 
 
 def test_page_takes_means_over_seeds_and_the_best_line():
     rows = [row("energy", 0, 0.90), row("energy", 1, 0.92), row("fisher", 0, 0.93, labels=True), row("random", 0, 0.99)]
     series = one_shot_page.groups(rows)
-    line, top1 = one_shot_page.best(series["vitprune, no labels, refitted"], 0.5)
+    line, top1 = one_shot_page.best(series["vitprune, no labels, rotated and refitted"], 0.5)
     assert line == ("energy", "local", "mlp") and top1 == pytest.approx(0.91)
     assert one_shot_page.shown(rows[:2]) == "91.00 ± 1.41"
     assert one_shot_page.shown([row("energy", 0, 0.9, macs=0.48)]) == "90.00 (0.480)"
@@ -73,7 +73,7 @@ def test_page_takes_means_over_seeds_and_the_best_line():
     del refused["top1"]
     assert one_shot_page.shown([refused]) == "refused"
     text = one_shot_page.verdicts(series, dense=0.915)
-    assert "energy local, refitted, loses 0.50 | yes" in text
+    assert "energy local, rotated and refitted, loses 0.50 | yes" in text
 
 
 def dinov2():

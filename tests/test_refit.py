@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 import vitprune
 from matrix import half_plan, output, relative
-from vitprune.calibrate import Replay, sites
+from vitprune.calibrate import CalibrationError, Replay, sites
 from vitprune.plan import GroupPlan, Plan, identity
+from vitprune.progress import Silent
 from vitprune.refit import RefitError, refit
-from vitprune.refit.normal import Moments
+from vitprune.refit.normal import Moments, best_ridge
 from vitprune.refit.spool import Spool
 from vitprune.shrink import shrink
 from vitprune.trace import trace
-from zoo import CASES
+from vitprune.trace.graph import Graph
+from zoo import CASES, Case
 
 MODELS = ["timm/vit_tiny/fused", "hf/vit/eager", "timm/swin_tiny/fused", "torchvision/vit_b_16", "timm/mobilevit/fused"]
 
@@ -78,6 +80,33 @@ def test_moments_solve_the_shrunk_normal_equations(bias: bool) -> None:
     assert best <= after < 0.2 * before
 
 
+def test_a_half_that_predicts_the_other_chooses_the_damping() -> None:
+    generator = torch.Generator().manual_seed(2)
+    draw = torch.randn(24, 3, generator=generator).double()
+    for noise, samples, expected in ((0.01, 400, True), (50.0, 60, False)):
+        halves = (Moments(24, 3, torch.device("cpu")), Moments(24, 3, torch.device("cpu")))
+        for half in halves:
+            x = torch.randn(samples // 2, 24, generator=generator).double()
+            half.add(x, 0.05 * x @ draw + noise * torch.randn(len(x), 3, generator=generator))
+        ridge = best_ridge(halves, True)
+        if expected:
+            assert ridge is not None and ridge < 0.1
+            continue
+        assert ridge is None or ridge >= 1
+        total = halves[0] + halves[1]
+        assert total.count == samples and torch.equal(total.xx, halves[0].xx + halves[1].xx)
+
+
+def test_the_error_of_a_change_is_that_on_the_samples() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, r = torch.randn(50, 4, generator=generator).double(), torch.randn(50, 2, generator=generator).double() + 3
+    moments = Moments(4, 2, torch.device("cpu"))
+    moments.add(x, r)
+    change, shift = torch.randn(2, 4, generator=generator).double(), torch.randn(2, generator=generator).double()
+    want = float((r - x @ change.T - shift).square().sum(1).mean())
+    assert moments.error(change, shift) == pytest.approx(want)
+
+
 def test_moments_of_inputs_that_never_vary_change_the_bias_only() -> None:
     moments = Moments(3, 2, torch.device("cpu"))
     moments.add(torch.ones(50, 3), torch.tensor([[1.0, -2.0]]).expand(50, 2))
@@ -101,7 +130,7 @@ def test_refit_brings_every_family_nearer_to_the_dense_model(name: str) -> None:
     with torch.no_grad():
         after = case.out(small(fresh))
         assert torch.equal(case.out(model(fresh)), want), "the dense model must stay as it is"
-    assert found and all(layer.after < layer.before for layer in found)
+    assert found and all(layer.after < layer.before for layer in found if layer.cut)
     assert (after - want).norm() < 0.8 * (before - want).norm()
     assert not any(p.grad is not None for p in small.parameters())
 
@@ -137,6 +166,64 @@ def test_nothing_is_refitted_where_nothing_went() -> None:
     assert relative(output(case, same, 2), output(case, model, 2)) == 0
     with pytest.raises(RefitError, match="at least one batch of images"):
         refit(model, same, graph, identity(graph), [])
+
+
+class Said(Silent):
+    """Progress that remembers its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def half_of_the_mlp(case: Case) -> tuple[nn.Module, Graph, Plan, nn.Module]:
+    model = case.model()
+    graph = trace(model, case.example(2))
+    plan = half_plan(graph, ["mlp"])
+    return model, graph, plan, shrink(model, graph, plan, example=case.example(2))
+
+
+def test_too_few_images_are_said_with_the_number_that_would_do() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    model, graph, plan, small = half_of_the_mlp(case)
+    inputs = small.blocks[0].mlp.fc2.in_features
+    few = -(-10 * inputs // 17) - 1  # 17 tokens each
+    for count, expected in ((few, 1), (few + 1, 0)):
+        said = Said()
+        layers = refit(model, small, graph, plan, [images(case.name, count, 0)], progress=said)
+        assert {layer.inputs for layer in layers} >= {inputs}
+        assert len(said.lines) == expected
+    said = Said()
+    refit(model, small, graph, plan, [images(case.name, 3, 0)], progress=said)
+    assert f"3 images give 51 samples for the {inputs} inputs of blocks.0.mlp.fc2.weight" in said.lines[0]
+    assert f"{few + 1} images or more would do better" in said.lines[0]
+
+
+def test_inputs_that_never_vary_are_said_and_damped() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    model = case.model()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc1.weight[:] = 0
+    graph = trace(model, case.example(2))
+    plan = half_plan(graph, ["mlp"])
+    small = shrink(model, graph, plan, example=case.example(2))
+    said = Said()
+    refit(model, small, graph, plan, [images(case.name, 64, 0)], progress=said)
+    width = small.blocks[1].mlp.fc2.in_features
+    (line,) = said.lines
+    assert f"{width} of {width} inputs of blocks.1.mlp.fc2.weight never vary" in line and "singular" in line
+    assert all(bool(torch.isfinite(p).all()) for p in small.parameters())
+
+
+def test_activations_that_are_no_numbers_name_the_layer() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    model, graph, plan, small = half_of_the_mlp(case)
+    bad = images(case.name, 4, 0)
+    bad[1, 0, 0, 0] = torch.inf
+    with pytest.raises(CalibrationError, match="activations at layer 'blocks.0.mlp.fc2' are NaN or infinite"):
+        refit(model, small, graph, plan, [bad])
 
 
 def test_disk_and_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

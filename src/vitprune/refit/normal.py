@@ -7,6 +7,8 @@ from torch import Tensor
 
 from vitprune.calibrate import oas
 
+RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the mean variance of the inputs
+
 
 class Moments:
     """Sums over samples of an input x and a residual r: all that a linear regression of r on x needs.
@@ -32,22 +34,62 @@ class Moments:
         self.xr.addmm_(x.T, r)
         self.rr += float(r.square().sum())
 
-    def solve(self, bias: bool) -> tuple[Tensor, Tensor, float, float]:
+    def idle(self) -> int:
+        """How many inputs never vary."""
+        n = max(self.count, 1)
+        power = self.xx.diagonal() / n
+        variance = power - (self.x / n).square()
+        return int((variance <= 1e-12 * power.clamp_min(1e-30)).sum())
+
+    def __add__(self, other: Moments) -> Moments:
+        """The sums over the samples of both."""
+        total = Moments(len(self.x), len(self.r), self.x.device)
+        total.count, total.rr = self.count + other.count, self.rr + other.rr
+        total.x, total.r = self.x + other.x, self.r + other.r
+        total.xx, total.xr = self.xx + other.xx, self.xr + other.xr
+        return total
+
+    def central(self, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(covariance, cross-covariance (inputs, outputs), mean of x, mean of r); without a bias the means are 0."""
+        n = max(self.count, 1)
+        mx, mr = (self.x / n, self.r / n) if bias else (torch.zeros_like(self.x), torch.zeros_like(self.r))
+        return self.xx / n - torch.outer(mx, mx), self.xr / n - torch.outer(mx, mr), mx, mr
+
+    def error(self, change: Tensor, shift: Tensor) -> float:
+        """Mean squared residual per sample of r - (change x + shift)."""
+        d = change.T  # (inputs, outputs)
+        inner = 2 * (d * self.xr).sum() - (d * (self.xx @ d)).sum() + 2 * self.r @ shift
+        inner = inner - 2 * (self.x @ d) @ shift - self.count * shift.square().sum()
+        return (self.rr - float(inner)) / max(self.count, 1)
+
+    def solve(self, bias: bool, ridge: float = 0.0) -> tuple[Tensor, Tensor, float, float]:
         """(D, d, before, after): r is about D x + d.
 
         D: (outputs, inputs) and d: (outputs,) float64, d zero where there is no bias. before, after: mean squared
         residual per sample, before and after. The covariance is shrunk towards its mean variance by the oracle
-        approximating coefficient, which anchors D at zero where the samples say little.
+        approximating coefficient, which anchors D at zero where the samples say little; `ridge` times the mean variance
+        is added to it.
 
         Source: ridge regression with the matrix of `oas`.
         """
-        n = max(self.count, 1)
-        mx, mr = (self.x / n, self.r / n) if bias else (torch.zeros_like(self.x), torch.zeros_like(self.r))
-        c = self.xx / n - torch.outer(mx, mx)
-        cross = self.xr / n - torch.outer(mx, mr)
-        shrunk = oas(c, n)
-        found = torch.linalg.solve(shrunk, cross, left=True)  # (inputs, outputs)
-        shift = mr - found.T @ mx if bias else torch.zeros_like(mr)
-        before = self.rr / n
-        gained = 2 * float((found * cross).sum()) - float((found * (c @ found)).sum()) + float(mr.square().sum())
-        return found.T.contiguous(), shift, before, before - gained
+        c, cross, mx, mr = self.central(bias)
+        shrunk = oas(c, max(self.count, 1))
+        if ridge:
+            shrunk.diagonal().add_(ridge * c.trace() / len(c))
+        found = torch.linalg.solve(shrunk, cross, left=True).T.contiguous()  # (outputs, inputs)
+        shift = mr - found @ mx if bias else torch.zeros_like(mr)
+        return found, shift, self.rr / max(self.count, 1), self.error(found, shift)
+
+
+def best_ridge(halves: tuple[Moments, Moments], bias: bool) -> float | None:
+    """The ridge, of `RIDGES`, with which either half of the samples predicts the other's residuals best.
+
+    None where no change at all does better than any: the samples are too few to say anything.
+    """
+    zero = torch.zeros_like(halves[0].xr.T), torch.zeros_like(halves[0].r)
+    best, least = None, sum(half.error(*zero) for half in halves)
+    for ridge in RIDGES:
+        found = sum(b.error(*a.solve(bias, ridge)[:2]) for a, b in (halves, halves[::-1]))
+        if found < least:
+            best, least = ridge, found
+    return best

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitprune.calibrate import Replay, Site, images_of, sites
+from vitprune.calibrate import Replay, Site, check_finite, images_of, sites
 from vitprune.errors import ModelError, VitpruneError
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
-from vitprune.refit.normal import Moments
+from vitprune.refit.normal import Moments, best_ridge
 from vitprune.refit.spool import LIMIT, Spool
 from vitprune.shrink.keep import Keep, keep_from
 from vitprune.trace.graph import Graph
+
+ENOUGH = 10  # samples per input, below which a user is told
+CHECKED = 40  # samples per input, below which the damping is chosen by letting one half predict the other
 
 
 class RefitError(VitpruneError):
@@ -31,7 +35,10 @@ class Refitted:
     weight: str
     before: float
     after: float
-    samples: int
+    samples: int  # positions of tokens, over all images
+    inputs: int
+    idle: int  # inputs that never vary on the images: what their weights add stays as it was
+    cut: bool  # whether it lost inputs
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -72,12 +79,16 @@ def refit(
     Source: OSSCAR (Meng et al., arXiv 2403.12983), section 3, with covariance shrinkage; CORP gives the same from the
     dense inputs alone.
 
-    Raises RefitError without images, and when the models cannot be captured at the batch's size.
+    Too few images for a layer's width, and inputs that never vary, are damped and said through `progress`.
+
+    Raises RefitError without images, and when the models cannot be captured at the batch's size; CalibrationError, with
+    the layer's name, for activations that are NaN or infinite.
     """
     said = progress or Silent()
     keep, device = keep_from(graph, plan), next(small.parameters()).device
     pairs: dict[int, _Pair] = {}
     sizes: list[int] = []
+    count = 0
     with torch.no_grad(), evaluating(model, small), Spool(memory) as spool:
         for number, batch in enumerate(batches):
             images = images_of(batch, device)
@@ -86,6 +97,7 @@ def refit(
                 pairs[size] = _pair(model, small, images)
             spool.put(number, (pairs[size].dense.start(images), pairs[size].small.start(images)))
             sizes.append(size)
+            count += len(batch if isinstance(batch, Tensor) else batch[0])
         if not sizes:
             raise RefitError("refit needs at least one batch of images, but got none")
         todo = _layers(keep, pairs)
@@ -94,8 +106,31 @@ def refit(
         for target, site in todo:
             found.append(_layer(small, keep, pairs, sizes, spool, target, site))
             said.advance()
-        said.done(f"{len(found)} layers refitted on {sum(sizes)} images")
+        said.done(f"{len(found)} layers refitted on {count} images")
+        for note in remarks(found, count):
+            said.line(f"note: {note}")
     return tuple(found)
+
+
+def remarks(layers: Sequence[Refitted], images: int) -> tuple[str, ...]:
+    """What a user should know of the fit: too few images for a layer that lost inputs, inputs that never vary."""
+    notes: list[str] = []
+    tight = [layer for layer in layers if layer.cut and layer.samples < ENOUGH * layer.inputs]
+    if tight:
+        worst = min(tight, key=lambda layer: layer.samples / layer.inputs)
+        wanted = math.ceil(ENOUGH * worst.inputs * images / worst.samples)
+        notes.append(
+            f"{images} images give {worst.samples:,} samples for the {worst.inputs:,} inputs of {worst.weight}, fewer "
+            f"than {ENOUGH} for each; the fit is damped, {wanted:,} images or more would do better"
+        )
+    idle = [layer for layer in layers if layer.idle]
+    if idle:
+        worst = max(idle, key=lambda layer: layer.idle / layer.inputs)
+        notes.append(
+            f"{worst.idle} of {worst.inputs} inputs of {worst.weight} never vary on the images (and some of "
+            f"{len(idle) - 1} other layers): the covariance is singular, and damped"
+        )
+    return tuple(notes)
 
 
 def _pair(model: nn.Module, small: nn.Module, images: Tensor) -> _Pair:
@@ -135,9 +170,11 @@ def _layer(
 ) -> Refitted:
     weight = small.get_parameter(site.weight)
     bias = None if site.bias is None else small.get_parameter(site.bias)
-    rows = keep.tensor(site.weight)[0]
+    rows, columns = keep.tensor(site.weight)[:2]
+    cut = columns is not None
     outputs = None if rows is None else torch.as_tensor(rows, device=weight.device)
-    moments = Moments(weight.shape[1], weight.shape[0], weight.device)
+    width, height = weight.shape[1], weight.shape[0]
+    halves = (Moments(width, height, weight.device), Moments(width, height, weight.device))
     for number, size in enumerate(sizes):
         pair = pairs[size]
         dense, mine = spool.take(number)
@@ -147,13 +184,24 @@ def _layer(
         wanted = wanted if outputs is None else wanted.index_select(-1, outputs)
         reads = pair.small.nodes[pair.small.at[site.node]].args[0]
         x = mine[getattr(reads, "name", "")].movedim(site.channel_dim, -1)
+        check_finite(site, x)
+        check_finite(target, wanted)
         got = torch.nn.functional.linear(x, weight.flatten(1), bias)
-        moments.add(x.flatten(0, -2), (wanted - got).flatten(0, -2))
+        residual, half = wanted - got, (len(x) + number % 2) // 2  # by images, as tokens of one image are alike
+        halves[0].add(x[:half].flatten(0, -2), residual[:half].flatten(0, -2))
+        halves[1].add(x[half:].flatten(0, -2), residual[half:].flatten(0, -2))
         spool.put(number, (dense, mine))
     for pair in pairs.values():
         pair.dense_at, pair.small_at = pair.dense.at[target.node] + 1, pair.small.at[site.node]
-    change, shift, before, after = moments.solve(bias is not None)
+    moments, ridge = halves[0] + halves[1], 0.0
+    if moments.count < CHECKED * weight.shape[1]:
+        found = best_ridge(halves, bias is not None)
+        if found is None:
+            before = moments.rr / max(moments.count, 1)
+            return Refitted(site.weight, before, before, moments.count, width, moments.idle(), cut)
+        ridge = found
+    change, shift, before, after = moments.solve(bias is not None, ridge)
     weight.add_(change.view_as(weight).to(weight.dtype))
     if bias is not None:
         bias.add_(shift.to(bias.dtype))
-    return Refitted(site.weight, before, after, moments.count)
+    return Refitted(site.weight, before, after, moments.count, width, moments.idle(), cut)
