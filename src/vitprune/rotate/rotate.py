@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,33 +66,27 @@ def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any], kinds: Collec
     left = {name: way for name, way in ways.items() if isinstance(way, str)}
     paths = [way for way in ways.values() if isinstance(way, Path)]
     streams = [way for way in ways.values() if isinstance(way, Stream)]
-    streams = [s for s in streams if work.apply(s.group.name, lambda s=s: fold(s, work.tensors), left)]  # type: ignore[misc]
+    streams = [s for s in streams if work.apply(s.group.name, partial(fold, s, work.tensors), left)]
     try:
         sums = observe(work.model, paths, streams, given)
     except ModelError as error:
         raise RotateError(f"the model cannot be run operator by operator ({error}); leave rotation out") from error
-    energy: dict[str, Floats] = {}
-    for path in [p for p in paths if not _seen(p, sums)]:
-        left[path.group.name] = "its layers are no linear layers"
+    left |= {p.group.name: "its layers are no linear layers" for p in paths if not _seen(p, sums)}
     paths = [p for p in paths if _seen(p, sums)]
+    energy: dict[str, Floats] = {}
 
-    def heads() -> None:
-        energy.update({p.group.name: _turn(p, sums, work.tensors) for p in paths})
+    def heads(some: Sequence[Path]) -> None:
+        energy.update({p.group.name: _turn(p, sums, work.tensors) for p in some})
 
-    if not work.apply("", heads, {}):  # a use of the dims that the search does not know: one group at a time, then
+    if not work.apply("heads", partial(heads, paths), {}):  # a use of the dims that the search does not know
         energy.clear()
-        for path in paths:
-            name = path.group.name
-
-            def one(path: Path = path) -> None:
-                energy[path.group.name] = _turn(path, sums, work.tensors)
-
-            if not work.apply(name, one, left):
-                del energy[name]
+        for path in paths:  # one group at a time, then
+            if not work.apply(path.group.name, partial(heads, [path]), left):
+                del energy[path.group.name]
     for stream in streams:
         name = stream.group.name
         q, carried = basis(stream_moment(sums, stream, work.tensors), stream.centred)
-        if work.apply(name, lambda s=stream, q=q: turn(s, q, work.tensors), left):  # type: ignore[misc]
+        if work.apply(name, partial(turn, stream, q, work.tensors), left):
             energy[name] = carried.cpu().numpy()[None]
     return Rotated(work.model, energy, left, work.difference)
 
