@@ -102,10 +102,8 @@ class _Finder:
 
     def _classify(self, node: Node) -> None:
         op = op_name(node)
-        into = [n for n in node.all_input_nodes if self.touch(n)]
-        if not into and not self.touch(node):
+        if not self.touch(node) and not any(self.touch(n) for n in node.all_input_nodes):
             return
-        inputs = [n for n in into if self.touch.depends(n)]
         if op in LAYERS:
             weight = node.args[1]
             first = node.args[0]
@@ -117,7 +115,7 @@ class _Finder:
                 raise Refused(f"{where(node)} reads queries or keys")
             (self.readers if reads else self.makers).append(node)
         elif op == ATTENTION or op in PRODUCTS:
-            self._product(node, inputs)
+            self._product(node)
         elif (
             op in MOVES
             or node.target is operator.getitem
@@ -127,7 +125,7 @@ class _Finder:
         else:
             raise Refused(f"{where(node)} stands between")
 
-    def _product(self, node: Node, inputs: list[Node]) -> None:
+    def _product(self, node: Node) -> None:
         a, b = self._operands(node)
         summed = not self.touch(node)
         if self.group.kind == "qk":

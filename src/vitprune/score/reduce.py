@@ -16,15 +16,14 @@ Normalisation = Literal["none", "mean", "max", "sum", "standard"]
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 
 
-def reduce_slices(parts: Sequence[Floats], how: str, default: str = "sum") -> Floats:
-    """(lanes, size) out of one such array per slice (a layer that reads the unit, a row that makes it, ...)."""
+def reduce_slices(parts: Sequence[Floats], how: str) -> Floats:
+    """(lanes, size) out of one such array per slice (a layer that reads the unit, ...); "default" is their sum."""
     stacked = np.stack(parts)
-    chosen = default if how == "default" else how
-    if chosen == "max":
+    if how == "max":
         largest: Floats = stacked.max(axis=0)
         return largest
     total: Floats = stacked.sum(axis=0)
-    return total / len(parts) if chosen == "mean" else total
+    return total / len(parts) if how == "mean" else total
 
 
 def normalise(scores: Scores, how: str) -> Scores:
