@@ -284,7 +284,7 @@ def test_ratios_fix_a_kind_and_the_rest_makes_up():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scope": "globl"}, "scope must be one of isomorphic, global, local, but got 'globl'"),
+        ({"scope": "globl"}, "scope must be one of isomorphic, global, local, per-cost, but got 'globl'"),
         ({"kinds": ["mlp", "conv"]}, "kinds must be some of residual, .*but got conv"),
         ({"kinds": []}, "kinds must be some of .*but got none"),
         ({"round_to": 0}, "round_to must be at least 1, but got 0"),

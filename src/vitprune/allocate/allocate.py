@@ -20,7 +20,7 @@ from vitprune.errors import TargetError
 from vitprune.plan import GroupPlan, Plan, keep_all
 from vitprune.trace.graph import KINDS, Graph
 
-Scope = Literal["isomorphic", "global", "local"]
+Scope = Literal["isomorphic", "global", "local", "per-cost"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 # Left out by default, and asked for by naming them: heads, as taking a share of the heads and the same share of each
@@ -55,7 +55,9 @@ def allocate(
     `settings["notes"]` says so). Everything that was not considered is in `settings["not_pruned"]`, with the reason.
 
     scope: "isomorphic" (every kind loses the same share, the units compete within their kind), "global" (one threshold
-    on the scores), "local" (every group loses the same share).
+    on the scores), "local" (every group loses the same share), "per-cost" (one threshold on the score per MAC, or
+    parameter where the target is of those, that a unit costs in the dense model: for scores in one unit,
+    see `ScoreInfo.comparable`).
     kinds: group kinds that may shrink, all of which the model must have; None: DEFAULT_KINDS and those of `ratios`.
     round_to: sizes are multiples of it (see `rounding_step` for small and per-head sizes; heads go one by one).
     minimum: smallest size, one number or per kind.
@@ -142,7 +144,9 @@ def choices(
         within.check(graph)
         full = within.sizes()
         clusters, scores = capped(clusters, within, scores), known_scores(within, scores)
-    clusters = apply_ratios(graph, clusters, scores, scope, fixed_ratios, shares, free=target is not None)
+    costs = unit_costs(graph, clusters, target) if scope == "per-cost" else None
+    free = target is not None
+    clusters = apply_ratios(graph, clusters, scores, scope, fixed_ratios, shares, free=free, unit_costs=costs)
     settings = {
         "scope": scope,
         "kinds": list(chosen),
@@ -155,7 +159,20 @@ def choices(
         "frozen": {f.where: f.reason for f in graph.frozen},
         "notes": notes,
     }
-    return Choices(graph, scores, full, clusters, rank_steps(clusters, scores, scope), settings)
+    return Choices(graph, scores, full, clusters, rank_steps(clusters, scores, scope, costs), settings)
+
+
+def unit_costs(graph: Graph, clusters: Iterable[Cluster], target: Target | None) -> dict[str, float]:
+    """Name of a cluster's first group -> MACs (parameters, for a target of those) of one unit in the dense model.
+
+    A unit that costs nothing counts as a millionth of the model, divided by a million.
+    """
+    which = 1 if target is not None and target.metric == "params" else 0
+    dense = graph.cost()[which]
+    return {
+        c.groups[0].name: max(dense - graph.cost({g.name: g.size - 1 for g in c.groups})[which], 1e-12 * dense)
+        for c in clusters
+    }
 
 
 def plan_at(space: Choices, sizes: Ints, asked: Mapping[str, Any]) -> Plan:

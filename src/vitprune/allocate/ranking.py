@@ -2,13 +2,13 @@
 
 Groups that keep equal sizes form a cluster. A cluster grows from its smallest size to its dense size in steps; the
 value of a step is the mean value of the units that it brings back. Since units come back best first, a cluster's steps
-are in falling order, so any prefix of the list sorted by value is a consistent set of sizes. The three scopes differ
-only in how a unit's score becomes a value.
+are in falling order, so any prefix of the list sorted by value is a consistent set of sizes. The scopes differ only in
+how a unit's score becomes a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +33,17 @@ class Steps:
     value: Floats  # (steps,) falling
 
 
-def rank_steps(clusters: Sequence[Cluster], scores: Scores, scope: str) -> Steps:
+def rank_steps(
+    clusters: Sequence[Cluster], scores: Scores, scope: str, unit_costs: Mapping[str, float] | None = None
+) -> Steps:
     """The steps of all clusters, ordered by value; equal values: by raw score, then by position.
 
     Scopes: "global" compares scores as they are; "isomorphic" replaces a score by its rank among the units of the same
     kind, so every kind loses the same share; "local" by the rank within the group, so every group loses the same share
-    (groups of one unit, such as whole blocks, are ranked within their kind, as there is no share of one unit).
+    (groups of one unit, such as whole blocks, are ranked within their kind, as there is no share of one unit);
+    "per-cost" divides what a cluster loses with a unit, the sum over its groups and lanes, by what the unit costs.
+
+    unit_costs: for "per-cost", see there; by the name of a cluster's first group.
 
     Source: isomorphic ranking after Fang et al., arXiv 2407.04616, with equal ranks instead of thresholds per topology.
     """
@@ -50,7 +55,10 @@ def rank_steps(clusters: Sequence[Cluster], scores: Scores, scope: str) -> Steps
     for position, cluster in enumerate(clusters):
         raw = np.mean([slots[g.name] for g in cluster.groups], axis=0)
         value = raw
-        if scope != "global":
+        if scope == "per-cost":
+            assert unit_costs is not None
+            value = cluster_loss(cluster, slots) / unit_costs[cluster.groups[0].name]
+        elif scope != "global":
             size = len(raw)
             value = np.mean([by_kind[g.name] for g in cluster.groups], axis=0)
             if scope == "local" and size > 1:
@@ -63,6 +71,12 @@ def rank_steps(clusters: Sequence[Cluster], scores: Scores, scope: str) -> Steps
     owner, value, raw = np.concatenate(owners), np.concatenate(values), np.concatenate(raws)
     order = np.lexsort((np.arange(len(owner)), -raw, -value))
     return Steps(owner[order], value[order])
+
+
+def cluster_loss(cluster: Cluster, slots: Mapping[str, Floats]) -> Floats:
+    """(size,) falling: the sum of the scores of all units that a cluster loses with its r-th best."""
+    total: Floats = np.sum([group.lanes * slots[group.name] for group in cluster.groups], axis=0)
+    return total
 
 
 def slot_scores(scores: Floats) -> Floats:

@@ -108,11 +108,13 @@ def apply_ratios(
     shares: Mapping[str, float],
     *,
     free: bool,
+    unit_costs: Mapping[str, float] | None = None,
 ) -> list[Cluster]:
     """Clusters with a given share keep just one size; the others, unless `free`, their largest.
 
     shares: per group; its cluster takes the permitted size nearest to the share, of two equally near ones the larger.
-    ratios: per kind; what `shares` leaves of the kind keeps at most that share of its units, ranked by `scope`.
+    ratios: per kind; what `shares` leaves of the kind keeps at most that share of its units, ranked by `scope` (and
+    `unit_costs`, see `rank_steps`).
     Blocks come first: what lies inside of those that go keeps its size, and counts in no other ratio.
 
     Raises TargetError for a ratio that the rounding does not allow, and for two shares of groups that keep equal sizes.
@@ -137,7 +139,8 @@ def apply_ratios(
             return
         part = [clusters[i] for i in positions]
         dense = sum(c.groups[0].size for c in part)
-        sizes = fit_budget(part, rank_steps(part, scores, scope), lambda sizes: float(sizes.sum()), ratio * dense)
+        steps = rank_steps(part, scores, scope, unit_costs)
+        sizes = fit_budget(part, steps, lambda sizes: float(sizes.sum()), ratio * dense)
         if sizes is None:
             smallest = sum(int(c.sizes[0]) for c in part) / dense
             raise TargetError(f"ratio of {kind} must be at least {smallest:.4g} with this rounding, but got {ratio:g}")

@@ -4,6 +4,7 @@ from vitprune.calibrate.covariance import Covariance, oas
 from vitprune.calibrate.finite import CalibrationError, check_finite
 from vitprune.calibrate.images import images_of
 from vitprune.calibrate.replay import Env, Replay
+from vitprune.calibrate.sensitivity import Sensitivity, sensitivities
 from vitprune.calibrate.sites import Site, sites
 from vitprune.calibrate.visit import visit
 
@@ -12,10 +13,12 @@ __all__ = [
     "Covariance",
     "Env",
     "Replay",
+    "Sensitivity",
     "Site",
     "check_finite",
     "images_of",
     "oas",
+    "sensitivities",
     "sites",
     "visit",
 ]

@@ -14,12 +14,13 @@ class Covariance:
         self.first = torch.zeros(inputs, dtype=torch.float64, device=device)
         self.second = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
 
-    def add(self, x: Tensor) -> None:
-        """Take in samples (..., inputs)."""
+    def add(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """Take in samples (..., inputs); weights (...), of mean 1, say how much each counts."""
         flat = x.flatten(0, -2).double()
+        weighted = flat if weights is None else flat * weights.reshape(-1, 1).double()
         self.count += len(flat)
-        self.first += flat.sum(0)
-        self.second.addmm_(flat.T, flat)
+        self.first += weighted.sum(0)
+        self.second.addmm_(weighted.T, flat)
 
     def matrix(self, central: bool) -> Tensor:
         """(inputs, inputs): E[x x^T]; central: of x minus its mean."""

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
+from torch.utils import _pytree as pytree
 
-from vitprune.trace.capture import Captured, capture
+from vitprune.trace.capture import Captured, capture, op_name
+from vitprune.trace.marks import MARK
 
 Env = dict[str, Any]  # node name -> its value, of those that are still needed
 
@@ -20,6 +22,7 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
+        self.size = len(images)
         self.captured: Captured = capture(model, (images,))
         program = self.captured.program
         self.runner = Interpreter(program.graph_module)
@@ -48,9 +51,17 @@ class Replay:
             node = self.nodes[i]
             if node.op == "call_function":
                 args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: self._value(n, env))
-                env[node.name] = self.runner.call_function(node.target, args, kwargs)
+                marked = op_name(node) == MARK  # of where a module begins or ends: the value itself
+                env[node.name] = args[0] if marked else self.runner.call_function(node.target, args, kwargs)
             for name in self.dies.get(i, ()):
                 env.pop(name, None)
+
+    def outputs(self, env: Env, begin: int) -> Any:
+        """What the model returns, as it returns it; the operators from `begin` on are run."""
+        last = len(self.nodes) - 1
+        self.advance(env, begin, last)
+        flat: Any = torch.fx.node.map_arg(self.nodes[last].args[0], lambda n: self._value(n, env))
+        return pytree.tree_unflatten(list(flat), self.captured.program.call_spec.out_spec)
 
     def _value(self, node: Node, env: Env) -> Any:
         if node.name in env:

@@ -128,6 +128,6 @@ def checked_scope(text: str) -> Any:
     """The scope of that name. Raises TargetError for another word."""
     from vitprune.allocate import SCOPES
 
-    if text not in SCOPES:
-        raise TargetError(f"--scope must be one of {', '.join(SCOPES)}, but got {text!r}")
+    if text not in ("auto", *SCOPES):
+        raise TargetError(f"--scope must be one of auto, {', '.join(SCOPES)}, but got {text!r}")
     return text

@@ -27,16 +27,17 @@ def prune(
     method: Annotated[
         str,
         typer.Option(
-            help="auto (refit-error with calibration images, else magnitude-l2), magnitude-l2, magnitude-l1, lamp, "
-            "taylor, fisher, variance, energy, obs, refit-error, random."
+            help="auto (output-error with calibration images, else magnitude-l2), magnitude-l2, magnitude-l1, lamp, "
+            "taylor, fisher, variance, energy, obs, refit-error, output-error, random."
         ),
     ] = "auto",
     scope: Annotated[
         str,
         typer.Option(
-            help="isomorphic: units compete within their kind; global: one threshold; local: the same share everywhere."
+            help="auto (per-cost for output-error, else local), local: the same share everywhere; isomorphic: units "
+            "compete within their kind; global: one threshold; per-cost: one threshold on what is lost per MAC."
         ),
-    ] = "local",
+    ] = "auto",
     kinds: Annotated[
         str | None,
         typer.Option(help="Of: mlp, heads, qk, v, residual, block.", show_default="mlp,qk,v and those with a ratio"),

@@ -10,7 +10,7 @@ from vitprune.allocate.allocate import Choices
 from vitprune.arrays import Floats, Ints
 from vitprune.latency.knapsack import Knapsack
 from vitprune.latency.table import Table
-from vitprune.latency.worth import branch_worth, kept_values
+from vitprune.latency.worth import adds_up, branch_worth, kept_values
 
 STEPS = 20_000  # of the dense model's time: the resolution of costs
 STEPS_SHARED = 4_000  # where every size of what is shared needs a solution of its own
@@ -37,7 +37,7 @@ class Solver:
         blocks = [float(kept[b.block][-1]) for b in structure.branches if b.block is not None]
         means = float(np.mean(blocks)) if blocks else 1.0
         numbers = range(len(structure.branches))
-        own, shared = zip(*(branch_worth(table, n, kept, means) for n in numbers), strict=True)
+        own, shared = zip(*(branch_worth(table, n, kept, means, sums=adds_up(space)) for n in numbers), strict=True)
         count = len(shared[0])
         self._shared_worth: Floats = np.sum(shared, axis=0)
         costs = [self._costs(table, n, count) for n in numbers]

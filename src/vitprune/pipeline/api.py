@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from vitprune import models, store
 from vitprune import trace as tracing
-from vitprune.allocate import DEFAULT_SCOPE, Scope, Target, allocate
+from vitprune.allocate import Scope, Target, allocate
 from vitprune.allocate.allocate import wanted_kinds
 from vitprune.errors import ModelError, StoreError
 from vitprune.latency import Timing
 from vitprune.models import LoadedModel
-from vitprune.pipeline.choose import chosen_method
+from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.versions import versions
@@ -141,7 +141,7 @@ def prune(
     *,
     method: str = "auto",
     seed: int = 0,
-    scope: Scope = DEFAULT_SCOPE,
+    scope: Scope | Auto = "auto",
     kinds: Iterable[str] | None = None,
     round_to: int = 8,
     minimum: int | Mapping[str, int] | None = None,
@@ -158,7 +158,8 @@ def prune(
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
     `model` stays as it is. The result was compared with the masked dense model on the way. method: "auto" is
-    "refit-error" where there are batches, else "magnitude-l2". batches: calibration images, or (images, labels) pairs,
+    "output-error" where there are batches, else "magnitude-l2"; scope: "auto" is "per-cost" for scores that compare
+    across layers, such as output-error, else "local". batches: calibration images, or (images, labels) pairs,
     for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`. latency_batch,
     threads: images per forward pass, and CPU threads, that a target such as "latency=0.5x" is measured with.
 
@@ -172,8 +173,9 @@ def prune(
     data = None if batches is None else list(batches)
     wanted = Target.parse(target) if isinstance(target, str) else target
     chosen = wanted_kinds(kinds, ratios or {})
+    by = chosen_method(method, data is not None)
     settings = {
-        "scope": scope,
+        "scope": chosen_scope(scope, by),
         "kinds": None if kinds is None else chosen,
         "round_to": round_to,
         "minimum": minimum,
@@ -182,7 +184,7 @@ def prune(
         "layer_ratios": layer_ratios,
     }
     timing = Timing(latency_batch, threads)
-    schedule = Schedule(chosen_method(method, data is not None), seed, steps, refits, timing=timing)
+    schedule = Schedule(by, seed, steps, refits, timing=timing)
     rotated = rotate(model, graph, data, chosen) if data is not None and rotates else None
     source = model if rotated is None else rotated.model
     plan, small = in_steps(source, graph, wanted, schedule, args, data, settings, rotated=rotated)

@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 from vitprune import models, store
-from vitprune.allocate import DEFAULT_SCOPE, Scope
+from vitprune.allocate import Scope
 from vitprune.allocate.allocate import obtained, wanted_kinds
 from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
 from vitprune.latency import Timing
-from vitprune.pipeline.choose import chosen_method
+from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -43,8 +43,8 @@ class PruneSettings:
     """What to remove."""
 
     target: Target | None  # None: the ratios alone decide
-    method: str = "auto"  # refit-error where there are calibration images, else magnitude-l2
-    scope: Scope = DEFAULT_SCOPE
+    method: str = "auto"  # see `chosen_method`
+    scope: Scope | Auto = "auto"  # see `chosen_scope`
     kinds: tuple[str, ...] | None = None  # see `allocate`
     round_to: int = 8
     minimum: Mapping[str, int] = field(default_factory=dict)
@@ -96,7 +96,8 @@ def run_prune(
     """
     said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
-    settings = replace(settings, method=chosen_method(settings.method, settings.calibration > 0))
+    method = chosen_method(settings.method, settings.calibration > 0)
+    settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
     place = resolve_device(device)
     how = training or TrainSettings(seed=seed)
     opened, images = open_both(

@@ -24,15 +24,17 @@ class Moments:
         self.xr = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
         self.rr = 0.0  # sum of the squared residual
 
-    def add(self, x: Tensor, r: Tensor) -> None:
-        """Take in samples: x (N, inputs), r (N, outputs)."""
+    def add(self, x: Tensor, r: Tensor, weights: Tensor | None = None) -> None:
+        """Take in samples: x (N, inputs), r (N, outputs); weights (N,), of mean 1, say how much each counts."""
         x, r = x.double(), r.double()
+        wx = x if weights is None else x * weights.unsqueeze(1).double()
+        wr = r if weights is None else r * weights.unsqueeze(1).double()
         self.count += len(x)
-        self.x += x.sum(0)
-        self.r += r.sum(0)
-        self.xx.addmm_(x.T, x)
-        self.xr.addmm_(x.T, r)
-        self.rr += float(r.square().sum())
+        self.x += wx.sum(0)
+        self.r += wr.sum(0)
+        self.xx.addmm_(wx.T, x)
+        self.xr.addmm_(wx.T, r)
+        self.rr += float((wr * r).sum())
 
     def idle(self) -> int:
         """How many inputs never vary."""

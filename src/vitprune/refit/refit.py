@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitprune.calibrate import Replay, Site, check_finite, images_of, sites
+from vitprune.calibrate import Replay, Sensitivity, Site, check_finite, images_of, sensitivities, sites
 from vitprune.errors import ModelError, VitpruneError
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
+from vitprune.refit.joined import Joined, joined
 from vitprune.refit.normal import Moments, best_ridge
 from vitprune.refit.spool import LIMIT, Spool
 from vitprune.shrink.keep import Keep, keep_from
@@ -30,7 +31,7 @@ class RefitError(VitpruneError):
 
 @dataclass(frozen=True, slots=True)
 class Refitted:
-    """One layer: mean squared difference to the dense layer's output per position, before and after."""
+    """One layer: mean squared difference to its target per position, as weighted, before and after."""
 
     weight: str
     before: float
@@ -43,6 +44,10 @@ class Refitted:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self)
+
+
+TINY = 1e-12  # layer scale below which a channel is left alone
+FELT = 28  # images that say how much each position counts
 
 
 @dataclass(slots=True)
@@ -70,8 +75,10 @@ def refit(
     A layer is a linear operator (or a pointwise convolution) with a weight of its own that runs after the first cut:
     those that lost inputs, and those whose inputs are no longer the dense model's. They are taken in the order in which
     they run; each is regressed, by least squares in float64, on the inputs that the small model really gives it by
-    then, its target being the dense layer's output on the same images. The old weights are the anchor (see
-    `Moments.solve`). No labels are needed and nothing is trained.
+    then, its target being the dense layer's output on the same images; for a layer whose output is added to a residual
+    stream, the dense sum minus the small model's other summand, so that it also makes up for what the layers before
+    left. Positions count by what an error there does to the model's output (`Sensitivity.weights`). The old weights
+    are the anchor (see `Moments.solve`). No labels are needed and nothing is trained.
 
     model, graph, plan: as they were given to `shrink`. batches: images (B, C, H, W), or (images, labels); they are
     run once, `memory` bytes of intermediate results are held, the rest lies in a temporary folder.
@@ -88,6 +95,7 @@ def refit(
     keep, device = keep_from(graph, plan), next(small.parameters()).device
     pairs: dict[int, _Pair] = {}
     sizes: list[int] = []
+    first: list[Tensor] = []
     count = 0
     with torch.no_grad(), evaluating(model, small), Spool(memory) as spool:
         for number, batch in enumerate(batches):
@@ -96,15 +104,18 @@ def refit(
             if size not in pairs:
                 pairs[size] = _pair(model, small, images)
             spool.put(number, (pairs[size].dense.start(images), pairs[size].small.start(images)))
+            if sum(map(len, first)) < FELT:
+                first.append(images)
             sizes.append(size)
             count += len(batch if isinstance(batch, Tensor) else batch[0])
         if not sizes:
             raise RefitError("refit needs at least one batch of images, but got none")
         todo = _layers(keep, pairs)
+        felt = sensitivities(model, first, images=FELT, draws=1) if todo else {}
         said.start("refitting", len(todo))
         found = []
         for target, site in todo:
-            found.append(_layer(small, keep, pairs, sizes, spool, target, site))
+            found.append(_layer(small, keep, pairs, sizes, spool, target, site, felt.get(site.weight)))
             said.advance()
         said.done(f"{len(found)} layers refitted on {count} images")
         for note in remarks(found, count):
@@ -167,6 +178,7 @@ def _layer(
     spool: Spool,
     target: Site,
     site: Site,
+    felt: Sensitivity | None,
 ) -> Refitted:
     weight = small.get_parameter(site.weight)
     bias = None if site.bias is None else small.get_parameter(site.bias)
@@ -175,6 +187,8 @@ def _layer(
     outputs = None if rows is None else torch.as_tensor(rows, device=weight.device)
     width, height = weight.shape[1], weight.shape[0]
     halves = (Moments(width, height, weight.device), Moments(width, height, weight.device))
+    joins = {size: _joins(pair, target, site) for size, pair in pairs.items()}
+    scale = _scale(small, joins)
     for number, size in enumerate(sizes):
         pair = pairs[size]
         dense, mine = spool.take(number)
@@ -187,9 +201,15 @@ def _layer(
         check_finite(site, x)
         check_finite(target, wanted)
         got = torch.nn.functional.linear(x, weight.flatten(1), bias)
-        residual, half = wanted - got, (len(x) + number % 2) // 2  # by images, as tokens of one image are alike
-        halves[0].add(x[:half].flatten(0, -2), residual[:half].flatten(0, -2))
-        halves[1].add(x[half:].flatten(0, -2), residual[half:].flatten(0, -2))
+        residual = wanted - got if scale is None else (wanted - got) * scale
+        if (join := joins[size]) is not None:
+            was, now = dense[join[0].other].movedim(site.channel_dim, -1), mine[join[1].other]
+            was = was if outputs is None else was.index_select(-1, outputs)
+            residual = residual + (was - now.movedim(site.channel_dim, -1))
+        counts, half = None if felt is None else felt.weights(x), (len(x) + number % 2) // 2
+        for moments, part in zip(halves, (slice(half), slice(half, None)), strict=True):  # by images: tokens are alike
+            shares = None if counts is None else counts[part].flatten()
+            moments.add(x[part].flatten(0, -2), residual[part].flatten(0, -2), shares)
         spool.put(number, (dense, mine))
     for pair in pairs.values():
         pair.dense_at, pair.small_at = pair.dense.at[target.node] + 1, pair.small.at[site.node]
@@ -201,7 +221,23 @@ def _layer(
             return Refitted(site.weight, before, before, moments.count, width, moments.idle(), cut)
         ridge = found
     change, shift, before, after = moments.solve(bias is not None, ridge)
+    if scale is not None:
+        back = scale.double().reciprocal().masked_fill(scale.abs() < TINY, 0)
+        change, shift = change * back.unsqueeze(1), shift * back
     weight.add_(change.view_as(weight).to(weight.dtype))
     if bias is not None:
         bias.add_(shift.to(bias.dtype))
     return Refitted(site.weight, before, after, moments.count, width, moments.idle(), cut)
+
+
+def _joins(pair: _Pair, target: Site, site: Site) -> tuple[Joined, Joined] | None:
+    """The sums that both models' outputs of the layer enter; None where either enters none."""
+    dense, small = joined(pair.dense, target), joined(pair.small, site)
+    return None if dense is None or small is None or (dense.scale is None) != (small.scale is None) else (dense, small)
+
+
+def _scale(small: nn.Module, joins: Mapping[int, tuple[Joined, Joined] | None]) -> Tensor | None:
+    """(outputs,) what the output is multiplied by before it is added; the same for all batch sizes."""
+    names = {None if join is None else join[1].scale for join in joins.values()}
+    (name,) = names if len(names) == 1 else (None,)
+    return None if name is None else small.get_parameter(name).detach().flatten()

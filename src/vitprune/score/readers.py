@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vitprune.arrays import Floats, Scores
-from vitprune.calibrate import Covariance, Site, oas, visit
+from vitprune.calibrate import Covariance, Sensitivity, Site, oas, visit
 from vitprune.score.activation import Activations, Channel, filled, without_readers
 from vitprune.score.branches import First, branch_scores
 from vitprune.score.types import ScoreError, ScoreInputs
@@ -39,8 +40,13 @@ class Reader:
         return found
 
 
-def read(inputs: ScoreInputs) -> tuple[dict[str, list[Reader]], Activations]:
+def read(
+    inputs: ScoreInputs, felt: Mapping[str, Sensitivity] | None = None
+) -> tuple[dict[str, list[Reader]], Activations]:
     """Group name -> its readers (groups that no linear layer reads: none), and sums over all layers' outputs.
+
+    felt: with it, errors are those of the model's output: positions count by their weights, outputs of a layer by the
+    root of their squared gradient.
 
     A layer with a bias has its inputs' mean taken off, since the bias makes up for it. The covariances of all layers
     that read a wanted group are held at once: 8 bytes times the square of every width.
@@ -56,7 +62,9 @@ def read(inputs: ScoreInputs) -> tuple[dict[str, list[Reader]], Activations]:
 
     def see(site: Site, x: Tensor, y: Tensor) -> None:
         if site.weight in wanted:
-            sums.setdefault(site.weight, Covariance(x.shape[-1], x.device)).add(x)
+            known = felt.get(site.weight) if felt else None
+            counts = None if known is None else known.weights(x)
+            sums.setdefault(site.weight, Covariance(x.shape[-1], x.device)).add(x, counts)
             biased[site.weight] = biased.get(site.weight, True) and site.bias is not None
         seen.gives.setdefault(site.weight, Channel.empty(y.shape[-1], y.device)).add(y)
 
@@ -69,7 +77,7 @@ def read(inputs: ScoreInputs) -> tuple[dict[str, list[Reader]], Activations]:
     for group in inputs.wanted():
         found[group.name] = [
             Reader(
-                parameters[m.tensor].detach().flatten(1).double(),
+                _felt_rows(parameters[m.tensor], m.tensor, felt),
                 inverses[m.tensor],
                 torch.as_tensor(m.index, device=parameters[m.tensor].device),
             )
@@ -79,12 +87,25 @@ def read(inputs: ScoreInputs) -> tuple[dict[str, list[Reader]], Activations]:
     return found, seen
 
 
-def completed(inputs: ScoreInputs, found: dict[str, Floats], seen: Activations) -> Scores:
-    """Scores of every group: those given, and for groups that no layer reads what `energy` gives them."""
+def _felt_rows(weight: Tensor, name: str, felt: Mapping[str, Sensitivity] | None) -> Tensor:
+    """(outputs, inputs) float64: the weight, its rows by how the model's output feels them."""
+    rows = weight.detach().flatten(1).double()
+    if not felt:
+        return rows
+    if name in felt:
+        return rows * felt[name].channels.sqrt().unsqueeze(1)
+    means = torch.stack([known.channels.mean() for known in felt.values()])
+    return rows * float(means.median().sqrt())
+
+
+def completed(
+    inputs: ScoreInputs,
+    found: dict[str, Floats],
+    seen: Activations,
+    other: Callable[[Group], Floats | None] | None = None,
+) -> Scores:
+    """Scores of every group: those given; for groups that no layer reads what `other`, or else `energy`, gives them."""
     made = {name: channel.moment(False) for name, channel in seen.gives.items()}
-
-    def other(group: Group) -> Floats | None:
-        return found[group.name] if group.name in found else without_readers(group, made)
-
-    found_or_made = {g.name: other(g) for g in inputs.graph.groups}
+    rest = other or (lambda group: without_readers(group, made))
+    found_or_made = {g.name: found[g.name] if g.name in found else rest(g) for g in inputs.graph.groups}
     return filled(inputs.graph, {**found_or_made, **branch_scores(inputs, seen.images)})

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vitprune.score import energy, fisher, lamp, magnitude_l1, magnitude_l2, obs, random, refit_error, taylor, variance
+from vitprune.score import (
+    energy,
+    fisher,
+    lamp,
+    magnitude_l1,
+    magnitude_l2,
+    obs,
+    output_error,
+    random,
+    refit_error,
+    taylor,
+    variance,
+)
 from vitprune.score.reduce import check_choices, normalise
 from vitprune.score.types import Method, ScoreError, ScoreInfo, ScoreInputs, Scores
 from vitprune.trace.graph import Graph
@@ -27,6 +39,7 @@ METHODS: dict[str, Method] = {
     "variance": variance.METHOD,
     "obs": obs.METHOD,
     "refit-error": refit_error.METHOD,
+    "output-error": output_error.METHOD,
 }
 
 

@@ -28,6 +28,7 @@ class ScoreInfo:
     citation: str  # arXiv id or reference, "" for none
     needs: tuple[str, ...] = ()  # any of "data", "labels", "gradients"
     follows: bool = True  # when units change places their scores go with them
+    comparable: bool = False  # scores of all layers and kinds are in one unit: see the scope "per-cost"
     unscaled: bool = False  # a unit made larger by a factor and read with its inverse scores the same
 
 
