@@ -34,7 +34,7 @@ from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings, fit
 from vitprune.score.registry import METHODS
 
-TARGETS = (0.5, 0.33, 0.25)
+TARGETS = (0.25, 0.5, 0.33)
 EPOCHS = (1, 3, 10)
 RATES = (3e-4, 1e-3, 3e-3)
 SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1)
@@ -65,17 +65,16 @@ class Contender:
 
 
 def contenders(rows: Sequence[Row], target: float, given: argparse.Namespace) -> list[Contender]:
-    """Per target vitprune's best line without labels and the named ones, and Torch-Pruning's best few."""
+    """Per target vitprune's named lines, by default what its defaults give, and Torch-Pruning's best few."""
     here = [r for r in rows if r.get("target") == target and "top1" in r and r["seed"] == given.seed]
     here.sort(key=lambda r: -r["top1"])
-    ours = [r for r in here if r["tool"] == "vitprune" and r["recipe"] == given.recipe and r["score"] != "random"]
-    free = [r for r in ours if not r["labels"]][:1]
-    named = [r for r in ours if f"{r['score']}:{r['scope']}" in given.also]
+    ours = [r for r in here if r["tool"] == "vitprune" and r["recipe"] == given.recipe]
+    named = [r for r in ours if f"{r['score']}:{r['scope']}" in given.lines]
     theirs = [r for r in here if r["tool"] == "torch-pruning"][: given.peers]
-    if not free or not theirs:
+    if not named or not theirs:
         raise SystemExit(f"no cells of both tools at target {target}; run benchmarks/one_shot.py first")
     fields = Contender.__slots__
-    return list(dict.fromkeys(Contender(*(r[f] for f in fields)) for r in (*free, *named, *theirs)))
+    return list(dict.fromkeys(Contender(*(r[f] for f in fields)) for r in (*named, *theirs)))
 
 
 def build(subject: Subject, one: Contender, target: float, given: argparse.Namespace) -> nn.Module:
@@ -85,13 +84,14 @@ def build(subject: Subject, one: Contender, target: float, given: argparse.Names
         model = peer.prepared(subject.origin.model)
         found = peer.gradients(model, one.score, batches)
         return peer.prune(model, batches[0][0], found, one.score, one.scope, one.structure, target).model
-    scores = vitprune.score(subject.graph, subject.origin, one.score, given.seed, batches)
-    plan = vitprune.allocate(
-        subject.graph, scores, f"macs={target}", scope=one.scope,
-        kinds=one.structure.split(","), round_to=given.round_to,
-    )  # fmt: skip
-    cut = vitprune.shrink(subject.origin, subject.graph, plan)
-    return RECIPES[one.recipe](subject, cut, plan, batches)
+    kinds, graph, (rotates, refits) = one.structure.split(","), subject.graph, RECIPES[one.recipe]
+    source = vitprune.rotate(subject.origin, graph, batches, kinds) if rotates else subject.origin
+    scores = vitprune.score(graph, source, one.score, given.seed, batches, kinds=kinds)
+    plan = vitprune.allocate(graph, scores, f"macs={target}", scope=one.scope, kinds=kinds, round_to=given.round_to)
+    small = vitprune.shrink(source, graph, plan)
+    if refits:
+        vitprune.refit(source, small, graph, plan, batches)
+    return small
 
 
 class Bench:
@@ -171,7 +171,7 @@ def page(rows: Sequence[Row], before: Sequence[Row], dense: float, given: argpar
     budgets = [f"{e} epoch{'s' * (e > 1)}" for e in given.epochs]
     aim, lead = AIM
     return [
-        f"Dense: {100 * dense:.2f} %. vitprune's best (by scores without labels, and by any) against Torch-Pruning's "
+        f"Dense: {100 * dense:.2f} %. vitprune's (by scores without labels, and by any) against Torch-Pruning's "
         f"best, in points; the aim is ahead everywhere, and by {100 * lead:g} or more at {aim:.0%} of the MACs:",
         table(["MACs", "vitprune's scores", *budgets, "holds"], gaps),
         "Top-1 in percent, the learning rate in brackets:",
@@ -207,9 +207,9 @@ def main() -> None:
     options.add_argument("--rates", type=lambda v: [float(r) for r in v.split(",")], default=list(RATES))
     options.add_argument("--grid-epochs", type=int, default=1, help="after which the learning rate is chosen")
     options.add_argument("--train-images", type=int, default=10_000)
-    options.add_argument("--recipe", default="refit", choices=list(RECIPES), help="of vitprune's models")
-    options.add_argument("--also", type=texts, default=["fisher:local"], help="vitprune's SCORE:SCOPE beside its best")
-    options.add_argument("--peers", type=int, default=2, help="Torch-Pruning's best few, as cut")
+    options.add_argument("--recipe", default="rotate+refit", choices=list(RECIPES), help="of vitprune's models")
+    options.add_argument("--lines", type=texts, default=["output-error:per-cost"], help="vitprune's SCORE:SCOPE,...")
+    options.add_argument("--peers", type=int, default=1, help="how many of Torch-Pruning's best, as cut")
     options.add_argument("--round-to", type=int, default=8)
     options.add_argument("--fresh", action="store_true", help="train stored cells again")
     options.add_argument("--page-only", action="store_true", help="train nothing")

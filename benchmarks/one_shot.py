@@ -33,7 +33,7 @@ from vitprune.progress import make_progress
 from vitprune.score.registry import METHODS, Scores
 
 TARGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25)
-SEEDED_SCOPES = ("local",)  # of which more than the first seed is measured
+SEEDED_SCOPES = ("local", "per-cost")  # of which more than the first seed is measured
 
 
 # What is done to the model before the cut and after it. A new entry adds its own cells to those that are stored.
@@ -64,7 +64,8 @@ class Bench:
             common |= {"target": target, "seed": seed}
             for recipe, (rotates, refits) in RECIPES.items():
                 settings = {**common, "recipe": recipe}
-                if not self._wants(settings):
+                partly = recipe == "refit" and (scope != "local" or seed != self.given.seeds[0])
+                if partly or not self._wants(settings):
                     continue
                 source, batches = self._source(rotates, seed), self._batches(seed)
                 about: dict[str, Any] = {"labels": "labels" in METHODS[score].info.needs}
@@ -160,7 +161,8 @@ def measure(bench: Bench, given: argparse.Namespace) -> None:
     for tool, scope, seed in jobs(given):
         if tool == "vitprune":
             for score in given.scores:
-                bench.ours(score, scope, seed)
+                if scope != "per-cost" or METHODS[score].info.comparable:
+                    bench.ours(score, scope, seed)
         elif scope in peer.SCOPES:
             for importance in peer.IMPORTANCES:
                 if seed == given.seeds[0] or peer.IMPORTANCES[importance]:  # the others look at no image
@@ -199,7 +201,8 @@ def main() -> None:
         measure(bench, given)
     mine = [row for row in cells if subject.owns(row) and row["tool"] != "dense"]
     about = setting(given.threads, given.seeds[0]) | subject.describe(dense)
-    about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}; after the first only in scope local"
+    scopes = " and ".join(SEEDED_SCOPES)
+    about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}; after the first only in scope {scopes}"
     about["command"] = about["command"].replace(" --page-only", "")
     about["cells"] = "measured in one or several runs of this command and its filters; load and versions: of the last"
     one_shot_page.write_page(given.out, subject.label, mine, dense, about, cells.path.name)

@@ -77,8 +77,9 @@ def refit(
     they run; each is regressed, by least squares in float64, on the inputs that the small model really gives it by
     then, its target being the dense layer's output on the same images; for a layer whose output is added to a residual
     stream, the dense sum minus the small model's other summand, so that it also makes up for what the layers before
-    left. Positions count by what an error there does to the model's output (`Sensitivity.weights`). The old weights
-    are the anchor (see `Moments.solve`). No labels are needed and nothing is trained.
+    left (unless whole branches are gone, whose work the others do badly). Positions count by what an error there does
+    to the model's output (`Sensitivity.weights`). The old weights are the anchor (see `Moments.solve`). No labels are
+    needed and nothing is trained.
 
     model, graph, plan: as they were given to `shrink`. batches: images (B, C, H, W), or (images, labels); they are
     run once, `memory` bytes of intermediate results are held, the rest lies in a temporary folder.
@@ -187,7 +188,8 @@ def _layer(
     outputs = None if rows is None else torch.as_tensor(rows, device=weight.device)
     width, height = weight.shape[1], weight.shape[0]
     halves = (Moments(width, height, weight.device), Moments(width, height, weight.device))
-    joins = {size: _joins(pair, target, site) for size, pair in pairs.items()}
+    whole = not keep.removed_blocks  # what a branch added that is gone is not for the others to add
+    joins = {size: _joins(pair, target, site) if whole else None for size, pair in pairs.items()}
     scale = _scale(small, joins)
     for number, size in enumerate(sizes):
         pair = pairs[size]
