@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import time
 
 import numpy as np
@@ -330,3 +331,44 @@ def test_block_sizes_enter_the_cost():
     plan = allocate(graph, random_scores(graph), "macs=0.6", kinds=["block"])
     assert plan.sizes()[branch.name] == 0 and plan.groups[branch.name].kept == ((),)
     assert plan.obtained["macs"]["ratio"] < 0.6
+
+
+# scores in one unit
+
+
+def test_per_cost_keeps_the_largest_sum_of_scores_within_the_budget():
+    """Brute force over all sizes: heads count in every lane, and dear units must be worth more."""
+    groups = [group("a", 6), group("b", 4, kind="qk", lanes=3), group("c", 5)]
+    macs = Polynomial.of({("a",): 1, ("b",): 6, ("c",): 4})
+    graph = dataclasses.replace(plain_graph(groups), macs=macs)
+    scores = {n: -np.sort(-s, axis=1) for n, s in random_scores(graph, 3).items()}
+    dense = graph.cost()[0]
+    fractions = set()
+    for budget in range(25, dense, 4):
+        plan = allocate(graph, scores, f"macs={budget / dense}", scope="per-cost", kinds=("mlp", "qk"), round_to=1)
+        sizes = plan.sizes()
+        spent = graph.cost(sizes)[0]
+        assert spent <= budget
+        kept = sum(float(s[:, : sizes[n]].sum()) for n, s in scores.items())
+        best = max(
+            sum(float(s[:, :k].sum()) for s, k in zip(scores.values(), pick, strict=True))
+            for pick in itertools.product(range(1, 7), range(1, 5), range(1, 6))
+            if pick[0] + 6 * pick[1] + 4 * pick[2] <= spent
+        )
+        assert kept >= best - 1e-9 or kept >= 0.97 * best  # a threshold leaves a rest that brute force may use
+        fractions.add(round(kept / best, 9))
+    assert 1.0 in fractions
+
+
+def test_per_cost_counts_the_metric_of_the_target():
+    """Two groups alike, of which one costs more MACs and the other more parameters."""
+    graph = plain_graph([group("a", 64), group("b", 64)])
+    graph = dataclasses.replace(
+        graph,
+        macs=Polynomial.of({("a",): 4, ("b",): 1}),
+        params=Polynomial.of({("a",): 1, ("b",): 4}),
+    )
+    scores = {"a": np.linspace(1, 0.1, 64)[None], "b": np.linspace(1, 0.1, 64)[None]}
+    by_macs = allocate(graph, scores, "macs=0.5", scope="per-cost", kinds=("mlp",)).sizes()
+    by_params = allocate(graph, scores, "params=0.5", scope="per-cost", kinds=("mlp",)).sizes()
+    assert by_macs["a"] < by_macs["b"] and by_params["a"] > by_params["b"]

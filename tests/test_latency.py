@@ -246,6 +246,44 @@ def test_solver_equals_brute_force_over_all_sizes(tiny):
         assert best(budget - 2 * solver.most / STEPS) - 1e-5 <= got <= best(budget) + 1e-12  # ties count 1e-7
 
 
+def test_per_cost_maximises_the_scores_that_are_kept(tiny):
+    space, structure, measured, _ = spaced(tiny, scope="per-cost", protect=["blocks.[123].*"], kinds=("mlp", "block"))
+    solver = Solver(space, measured)
+    (number,) = (n for n, b in enumerate(structure.branches) if b.axes)
+    others = [n for n, b in enumerate(structure.branches) if not b.axes and b.block is not None]
+    fixed = sum(measured.times(n).item() for n, b in enumerate(structure.branches) if not b.axes and n not in others)
+    (axis,) = structure.branches[number].axes
+    (cluster,) = (space.clusters[c] for c in axis.clusters)
+    falling = -np.sort(-tiny.scores[cluster.groups[0].name][0])
+
+    def score_of(n):
+        return float(tiny.scores[space.clusters[structure.branches[n].block].groups[0].name].sum())
+
+    lost = [float(falling[size:].sum()) for size in cluster.sizes]
+    inner = [
+        (float(t), max(0.0, score_of(number) - x)) for t, x in zip(measured.times(number).ravel(), lost, strict=True)
+    ]
+    choices = [[*inner, (0.0, 0.0)], *([(float(measured.times(n).item()), score_of(n)), (0.0, 0.0)] for n in others)]
+    whole = sum(float(tiny.scores[g.name].sum()) for c in space.clusters for g in c.groups)
+
+    def best(budget):
+        worth = [
+            sum(w for _, w in pick) for pick in itertools.product(*choices)
+            if fixed + sum(t for t, _ in pick) <= budget + 1e-12
+        ]  # fmt: skip
+        return max(worth, default=0.0) / whole
+
+    for budget in np.linspace(solver.least + 0.01, solver.most, 6):
+        sizes = solver.solve(budget).sizes
+        got = 0.0
+        for n in others:
+            got += score_of(n) * bool(sizes[structure.branches[n].block])
+        if sizes[structure.branches[number].block]:
+            at = list(cluster.sizes).index(sizes[axis.clusters[0]])
+            got += inner[at][1]
+        assert best(budget - 3 * solver.most / STEPS) - 1e-9 <= got / whole <= best(budget) + 1e-9
+
+
 def test_local_scope_spreads_evenly_and_eats_no_layer(tiny):
     space, _, measured, _ = spaced(tiny, round_to=4)
     solver = Solver(space, measured)
