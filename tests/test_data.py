@@ -326,3 +326,15 @@ def test_settings_out_of_range() -> None:
     with pytest.raises(DataError, match="batch size must be at least 1"):
         open_data("fashion-mnist-sample", GREY, batch_size=0)
     assert AugmentSettings.from_json(AUGMENT.to_json()) == AUGMENT
+
+
+def test_calibration_images_of_a_folder_come_mixed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, per_class=20)
+    data = open_data(root, RGB, batch_size=8, calibration=24)
+    assert data.calibration is not None
+    first, labels = next(iter(data.calibration))
+    assert len(first) == 8 and set(labels.tolist()) == {0, 1}, "the first images of a class alone would mislead"
+    everything = collect(data.calibration)[1]
+    assert len(everything) == 24 and int(everything.sum()) == 12
+    again = open_data(root, RGB, batch_size=8, calibration=24).calibration
+    assert again is not None and torch.equal(collect(again)[1], everything)

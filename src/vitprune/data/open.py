@@ -49,7 +49,8 @@ def open_data(
     Where a set has no validation images of its own, `val_fraction` of the training images of every class are split
     off, by `seed`. `limit`: at most so many images per split, balanced over the classes. `num_classes`: of the model's
     head; another count is an error. `repeat_channels` lets one-channel image files through to a three-channel model.
-    calibration: so many training images, balanced over the classes, are also given without augmentation.
+    calibration: so many training images, balanced over the classes, are also given without augmentation, in an order
+    that is not that of the classes.
     In-memory sets (Fashion-MNIST, CIFAR-10) are prepared and augmented on `device`, image files by `workers` processes.
 
     Raises:
@@ -165,7 +166,7 @@ class _Maker:
             chosen = np.arange(len(validation.labels))
         test = stores.get("test")
         used = self._limited(labels, rest)
-        some = used[balanced_subset(labels[used], self.calibration or None, self.seed)]
+        some = rng.permutation(used[balanced_subset(labels[used], self.calibration or None, self.seed)])
         return Data(
             self._load(train, rest, training=True),
             self._load(validation, chosen, training=False),

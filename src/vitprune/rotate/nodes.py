@@ -54,6 +54,11 @@ class Touch:
         return any(v.depends for v in self.of(node))
 
 
+def grouped(node: Node) -> bool:
+    """Whether a layer is a convolution whose outputs read only some of its inputs."""
+    return op_name(node) != "linear" and len(node.args) > 6 and bool(node.args[6] != 1)
+
+
 def where(node: Node) -> str:
     """The operator and the module that it runs in."""
     return f"{op_name(node)} in {module_path(node) or 'the model'}"

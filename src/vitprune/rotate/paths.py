@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from vitprune.rotate.nodes import MOVES, Refused, Touch, where
+from vitprune.rotate.nodes import MOVES, Refused, Touch, grouped, where
 from vitprune.trace.capture import op_name
 from vitprune.trace.graph import Graph, Group, IndexArray
 from vitprune.trace.labels import Array
@@ -109,7 +109,7 @@ class _Finder:
             first = node.args[0]
             reads, makes = isinstance(first, Node) and self.touch(first), self.touch(node)
             given = isinstance(weight, Node) and (weight.op == "placeholder" or (makes and op_name(weight) in MOVES))
-            if not given or (reads and makes) or self._grouped(node):
+            if not given or (reads and makes) or grouped(node):
                 raise Refused(f"{where(node)} stands between")
             if reads and self.group.kind == "qk":
                 raise Refused(f"{where(node)} reads queries or keys")
@@ -163,9 +163,6 @@ class _Finder:
         return all(
             isinstance(v := self.values.get(n.name), Value) and not v.fields and _single(v) for n in others
         ) and (len(node.all_input_nodes) - len(others) == 1)
-
-    def _grouped(self, node: Node) -> bool:
-        return op_name(node) != "linear" and len(node.args) > 6 and bool(node.args[6] != 1)
 
     def _made(self, operands: list[Node]) -> Side:
         """The rows of the layers that make the operands, and what is added to them."""

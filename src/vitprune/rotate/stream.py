@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from vitprune.rotate.nodes import MOVES, Refused, Touch, where
+from vitprune.rotate.nodes import MOVES, Refused, Touch, grouped, where
 from vitprune.trace.capture import op_name
 from vitprune.trace.graph import Graph, Group
 
@@ -107,7 +107,7 @@ class _Finder:
         while reads and isinstance(weight, Node) and weight.op != "placeholder" and op_name(weight) in MOVES:
             weight = weight.args[0]  # some rows of a parameter
         name = self.names.get(weight.name) if isinstance(weight, Node) else None
-        if name is None or (reads and makes) or (len(node.args) > 6 and node.args[6] != 1):
+        if name is None or (reads and makes) or grouped(node):
             raise Refused(f"{where(node)} stands in the stream")
         if name in self.makers or (makes and name in self.readers):
             raise Refused(f"{name} is used in two places")
