@@ -156,6 +156,34 @@ def test_train_finetune_eval(command, image_folder):
     assert "18 validation images" in shown.out
 
 
+def test_training_options_reach_the_run(command, image_folder, monkeypatch):
+    from vitprune.pipeline import prune_run, train_run
+
+    seen = []
+
+    def stop(*arguments, **more):
+        seen.append((arguments[3], more["upkeep"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_run, "fit", stop)
+    monkeypatch.setattr(prune_run, "fit", stop)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard", "wandb"])
+    options = ("--data", image_folder, "--accumulate", "3", "--grad-checkpointing", "--randaugment", "9", "--out", "o")
+    options = (*options, "--checkpoint-every", "50", "--tracker", "tensorboard", "--tracker", "wandb", "--no-resume")
+    for name in ("train", "finetune", "prune"):
+        more = ("--method", "random", "--calibration", "0") if name == "prune" else ()
+        assert command(name, TINY, *options, *more).code == 130
+        settings, upkeep = seen[-1]
+        assert (settings.accumulate, settings.grad_checkpointing, settings.randaugment) == (3, True, 9.0)
+        assert (upkeep.checkpoint_every, upkeep.trackers) == (50, ("tensorboard", "wandb"))
+        assert upkeep.log_dir == Path("o.logs").absolute()
+    assert command("train", TINY, *options, "--log-dir", "logs").code == 130
+    assert seen[-1][1].log_dir == Path("logs")
+    wrong = command("train", TINY, "--data", image_folder, "--tracker", "tensorbord", "--out", "o", "--no-resume")
+    assert wrong.code == 8
+    assert "did you mean tensorboard?" in wrong.err
+
+
 def test_a_teacher_takes_part(command, image_folder, saved):
     bigger = TINY.replace("img_size=16", "img_size=24")
     assert bigger != TINY

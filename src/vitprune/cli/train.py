@@ -12,7 +12,7 @@ from vitprune.errors import TargetError
 SAME = (
     *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
     *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
-    *("distill_weight", "distill_temperature"),
+    *("distill_weight", "distill_temperature", "accumulate", "grad_checkpointing", "randaugment"),
 )
 
 
@@ -22,6 +22,8 @@ def train(
     epochs: o.Epochs = 100,
     lr: o.Lr = 1e-3,
     batch_size: o.BatchSize = 128,
+    accumulate: o.Accumulate = 1,
+    grad_checkpointing: o.GradCheckpointing = False,
     weight_decay: o.WeightDecay = 0.05,
     warmup: o.Warmup = 5.0,
     label_smoothing: o.Smoothing = 0.1,
@@ -31,6 +33,7 @@ def train(
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
+    randaugment: o.Randaugment = 0.0,
     amp: o.Amp = "auto",
     optimizer: o.Optimizer = "adamw",
     teacher: o.Teacher = None,
@@ -46,6 +49,9 @@ def train(
     out: o.Out = None,
     force: o.Force = False,
     resume: o.Resume = True,
+    checkpoint_every: o.CheckpointEvery = 0,
+    tracker: o.Tracker = None,
+    log_dir: o.LogDir = None,
     allow_module: o.AllowModule = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -60,6 +66,8 @@ def finetune(
     epochs: o.Epochs = 10,
     lr: o.Lr = 2e-4,
     batch_size: o.BatchSize = 64,
+    accumulate: o.Accumulate = 1,
+    grad_checkpointing: o.GradCheckpointing = False,
     weight_decay: o.WeightDecay = 0.05,
     warmup: o.Warmup = 1.0,
     label_smoothing: o.Smoothing = 0.1,
@@ -69,6 +77,7 @@ def finetune(
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
+    randaugment: o.Randaugment = 0.0,
     amp: o.Amp = "auto",
     optimizer: o.Optimizer = "adamw",
     teacher: o.Teacher = None,
@@ -85,6 +94,9 @@ def finetune(
     out: o.Out = None,
     force: o.Force = False,
     resume: o.Resume = True,
+    checkpoint_every: o.CheckpointEvery = 0,
+    tracker: o.Tracker = None,
+    log_dir: o.LogDir = None,
     allow_module: o.AllowModule = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -103,11 +115,12 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
     if training is None:
         raise TargetError("--epochs must be at least 1")
     reading = DataSettings(data, rest["limit"], rest["val_fraction"], rest["workers"], rest["repeat_channels"])
+    place = out or o.default_out(model, "trained" if from_scratch else "finetuned")
     result = run_train(
         model,
         reading,
         training,
-        out or o.default_out(model, "trained" if from_scratch else "finetuned"),
+        place,
         from_scratch=from_scratch,
         device=rest["device"],
         force=rest["force"],
@@ -115,6 +128,7 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
         new_head=rest.get("new_head", False),
         teacher=rest["teacher"],
         allow_module=rest["allow_module"],
+        upkeep=o.upkeep(rest["checkpoint_every"], rest["tracker"], rest["log_dir"], place),
         progress=make_progress(rest["quiet"]),
     )
     if rest["json"]:

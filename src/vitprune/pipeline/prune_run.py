@@ -26,7 +26,7 @@ from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
-from vitprune.recover import TrainSettings, fit
+from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.refit import refit
 from vitprune.report import Row
 from vitprune.rotate import KINDS as ROTATED_KINDS
@@ -85,12 +85,14 @@ def run_prune(
     resume: bool = True,
     distill: bool = True,
     new_head: bool = False,
+    upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Prunes the model that `spec` names and saves it at `out`; `training` None leaves fine-tuning out.
 
     distill: fine-tune with the dense model as teacher.
     force, resume: replace an output folder; go on with the work folder that a stopped run of the same settings left.
+    upkeep: checkpoints within epochs of fine-tuning, and trackers.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
@@ -126,7 +128,7 @@ def run_prune(
     run = _Run(opened, images, settings, seed, place, work, said)
     run.dense()
     model = run.prune()
-    history = run.tune(model, training, teacher=opened.model if distill and not new_head else None)
+    history = run.tune(model, training, opened.model if distill and not new_head else None, upkeep)
     plan, rows = run.close(model)
     metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
     metrics |= {} if training is None else {"training": training.to_json(), "history": history}
@@ -234,7 +236,9 @@ class _Run:
         """The model that is cut: the dense one, or the same function in another basis."""
         return self.opened.model if self.rotated is None else self.rotated.model
 
-    def tune(self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None) -> Any:
+    def tune(
+        self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None, upkeep: Upkeep | None
+    ) -> Any:
         """Trains the model in place; the training history as JSON, None without training."""
         if training is None:
             return None
@@ -250,6 +254,7 @@ class _Run:
                 device=self.device,
                 teacher=teacher,
                 checkpoint_dir=self.work.path / "training",
+                upkeep=upkeep,
                 progress=self.progress,
             ).to_json()
             save_tensors(self.work.path / "tuned.safetensors", model, {})

@@ -15,7 +15,7 @@ from vitprune.pipeline.teacher import open_teacher
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, Silent
-from vitprune.recover import TrainSettings, fit
+from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.report import Row
 from vitprune.store.read import PLAN
 from vitprune.trace import trace
@@ -34,13 +34,14 @@ def run_train(
     resume: bool = True,
     new_head: bool = False,
     teacher: str | None = None,
+    upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Trains the model that `spec` names and saves it at `out`.
 
     from_scratch: start from the library's initial weights, with a head for the data's classes.
     force, resume: as for `run_prune`. teacher: MODEL whose scores are learned beside the labels, with the weight and
-    temperature in `training`.
+    temperature in `training`. upkeep: checkpoints within epochs, and trackers.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
@@ -79,6 +80,7 @@ def run_train(
         device=place,
         teacher=taught,
         checkpoint_dir=work.path / "training",
+        upkeep=upkeep,
         progress=said,
     ).to_json()
     rows.append(row_of("trained" if from_scratch else "fine-tuned", opened.model, macs, test, place, said))

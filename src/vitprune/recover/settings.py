@@ -35,7 +35,9 @@ class TrainSettings:
     clip: float = 1.0  # largest gradient norm, 0 = off
     layer_decay: float = 1.0  # learning rate factor per layer away from the head
     amp: str = "auto"  # autocast: "bf16", "fp16", "no", or "auto" (bf16 where the device has fast bf16 matmuls)
-    batch_size: int = 128  # images per step and process
+    batch_size: int = 128  # images per forward pass and process
+    accumulate: int = 1  # forward and backward passes per step, whose gradients are averaged
+    grad_checkpointing: bool = False  # forget activations and compute them again: less memory, about a third more time
     seed: int = 0
     keep: str = "best"  # weights left in the model: the "best" by validation top-1 (the start included), or the "last"
     distill_weight: float = 0.5  # share of the teacher's term when there is a teacher, 0..1
@@ -43,13 +45,16 @@ class TrainSettings:
     flip: bool = True  # the augmentation of data.AugmentSettings, kept here so that one value says everything
     crop_padding: int = 0
     erasing: float = 0.0
+    erasing_noise: bool = False
     resized_crop: float = 0.0
     color_jitter: float = 0.0
+    randaugment: float = 0.0
 
     def __post_init__(self) -> None:
         rules = (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
             ("lr", self.lr > 0, "positive"),
             ("warmup_epochs", self.warmup_epochs >= 0, "not negative"),
             ("min_lr", 0 <= self.min_lr <= 1, "in 0..1"),
@@ -92,6 +97,7 @@ class EpochRecord:
     lr: float  # at the epoch's end
     val_top1: float  # share in 0..1, of the averaged weights where averaging is on
     seconds: float  # wall clock, validation included
+    train_top1: float = 0.0  # share in 0..1 on the augmented training images; of the heavier class where they are mixed
 
 
 @dataclass(frozen=True, slots=True)
