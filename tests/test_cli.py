@@ -197,10 +197,27 @@ def test_a_teacher_takes_part(command, image_folder, saved):
     metrics = json.loads(Path("full/metrics.json").read_text())
     assert metrics["teacher"] == str(saved)
     assert (metrics["training"]["distill_weight"], metrics["training"]["distill_temperature"]) == (1.0, 4.0)
-    wrong = command(*learned[:-1], TINY.replace("num_classes=3", "num_classes=7"), "--out", "wrong")
+    seven = TINY.replace("num_classes=3", "num_classes=7")
+    wrong = command(*learned[:-1], seven, "--out", "wrong")
     assert wrong.code == 4
-    assert "must score the data's 3 classes" in wrong.err
+    assert "must score the data's 3 classes, but timm" in wrong.err
+    assert "has 7 classes; fine-tune it on the data first (finetune --new-head)" in wrong.err
     assert not Path("wrong").exists()
+    tokens = command(*learned[:-1], seven, "--out", "tokens", "--distill-weight", "0", "--feature-weight", "1")
+    assert tokens.code == 0, tokens.err
+    assert json.loads(Path("tokens/metrics.json").read_text())["training"]["feature_weight"] == 1.0
+
+
+def test_token_features_in_pruning(command, image_folder):
+    options = ("prune", TINY, "--data", image_folder, *SHORT, "--kinds", "mlp,residual", "--feature-weight", "2")
+    done = command(*options, "--feature-layers", "blocks.*", "--out", "o")
+    assert done.code == 0, done.err
+    assert "token features: blocks.0 like blocks.0, blocks.1 like blocks.1" in done.err
+    assert vitprune.load("o").num_features < 48
+    refused = command(*options, "--no-distill", "--out", "p")
+    assert refused.code == 8
+    assert "feature_weight 2 needs a teacher" in refused.err
+    assert not Path("p.work").exists()
 
 
 def test_new_head_fits_the_data(command, image_folder):

@@ -58,6 +58,17 @@ Teacher = Annotated[
 ]
 DistillWeight = Annotated[float, typer.Option(help="Share of the teacher's term in the loss, where there is one.")]
 DistillTemperature = Annotated[float, typer.Option(help="Of the softmax over the teacher's and the student's scores.")]
+FeatureWeight = Annotated[
+    float, typer.Option(help="Weight of the difference between the teacher's and the student's token features; 0: off.")
+]
+FeatureLayers = Annotated[
+    str,
+    typer.Option(
+        metavar="PATTERN,...",
+        help="Modules whose outputs are compared, such as blocks.* or STUDENT=TEACHER.",
+        show_default="the last tokens",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -13,6 +13,7 @@ SAME = (
     *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
     *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
     *("distill_weight", "distill_temperature", "accumulate", "grad_checkpointing", "randaugment"),
+    *("feature_weight", "feature_layers"),
 )
 
 
@@ -39,6 +40,8 @@ def train(
     teacher: o.Teacher = None,
     distill_weight: o.DistillWeight = 0.5,
     distill_temperature: o.DistillTemperature = 2.0,
+    feature_weight: o.FeatureWeight = 0.0,
+    feature_layers: o.FeatureLayers = "",
     set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
@@ -83,6 +86,8 @@ def finetune(
     teacher: o.Teacher = None,
     distill_weight: o.DistillWeight = 0.5,
     distill_temperature: o.DistillTemperature = 2.0,
+    feature_weight: o.FeatureWeight = 0.0,
+    feature_layers: o.FeatureLayers = "",
     set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,

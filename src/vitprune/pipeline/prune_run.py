@@ -98,6 +98,8 @@ def run_prune(
     """
     said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
+    if training is not None:
+        training.check_teacher(distill and not new_head)
     method = chosen_method(settings.method, settings.calibration > 0)
     settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
     place = resolve_device(device)

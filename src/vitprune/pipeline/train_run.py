@@ -47,6 +47,7 @@ def run_train(
     """
     said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
+    training.check_teacher(teacher is not None)
     place = resolve_device(device)
     opened, images = open_both(
         spec,
@@ -70,8 +71,15 @@ def run_train(
         said.line(say(rows[-1]))
     taught = None
     if teacher:
-        seed, classes = training.seed, images.classes
-        taught = open_teacher(teacher, opened.loaded, classes, device=place, seed=seed, allow_module=allow_module)
+        taught = open_teacher(
+            teacher,
+            opened.loaded,
+            images.classes,
+            device=place,
+            seed=training.seed,
+            allow_module=allow_module,
+            scores=bool(training.distill_weight) or not training.feature_weight,
+        )
     history = fit(
         opened.model,
         images.train,

@@ -15,6 +15,7 @@ from vitprune.data.batches import Batch, Batches
 from vitprune.models.loaded import logits
 from vitprune.progress import Progress, Silent
 from vitprune.recover import checkpoint as ckpt
+from vitprune.recover.features import TokenFeatures
 from vitprune.recover.hook import LossHook, StatefulHook, StepHook
 from vitprune.recover.interrupt import Patience
 from vitprune.recover.loss import Mixer, distillation_loss, make_mixer, task_loss
@@ -56,9 +57,10 @@ def fit(
     """
     if len(train) == 0 or len(val) == 0:
         raise TrainError(f"training needs images, but got {train.size} for training and {val.size} for validation")
-    run = _Run(
-        model, train, val, settings, device, hook, teacher, checkpoint_dir, progress or Silent(), upkeep or Upkeep()
-    )
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(
+            model, train, val, settings, device, hook, teacher, checkpoint_dir, progress or Silent(), upkeep or Upkeep()
+        )
     devices = [run.runtime.device] if run.runtime.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
@@ -69,6 +71,8 @@ def fit(
         stack.callback(run.runtime.end_tracking)
         run.runtime.track(settings.to_json(), len(run.records) * run.steps + run.meter.steps)
         stack.enter_context(checkpointing(model, settings.grad_checkpointing))
+        if run.features is not None:
+            stack.enter_context(run.features.open())
         for epoch in range(len(run.records), settings.epochs):
             run.epoch(epoch)
     return run.finish()
@@ -102,6 +106,10 @@ class _Run:
             split.set_shard(self.runtime.rank, self.runtime.world)
         self.called = self.runtime.wrap(self.model)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
+        self.features = self._token_features()
+        own = {id(p) for p in self.model.parameters()}
+        every = (p for group in self.optimizer.param_groups for p in group["params"])
+        self.beside = [p for p in every if id(p) not in own]  # trained with the model, but no part of it
         self.stepper = self.runtime.prepare(self.optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = self._averaged()
@@ -124,11 +132,33 @@ class _Run:
 
         return ModelEmaV3(self.model, decay=self.settings.ema, use_warmup=True)
 
-    def _classes(self) -> int:
-        with torch.no_grad():
-            images, _ = next(iter(self.val))
-            self.model.eval()
-            return int(logits(self.model(images[:1].to(self.runtime.device))).shape[-1])
+    @torch.no_grad()
+    def _classes(self, model: nn.Module | None = None) -> int:
+        return int(logits((model or self.model).eval()(self._some_images())).shape[-1])
+
+    def _some_images(self) -> Tensor:
+        """Two validation images, or one where there is no other."""
+        return next(iter(self.val))[0][:2].to(self.runtime.device)
+
+    def _token_features(self) -> TokenFeatures | None:
+        """What compares token features, its parameters in the optimizer; checks that the teacher fits."""
+        chosen = self.settings
+        chosen.check_teacher(self.teacher is not None)
+        if self.teacher is None:
+            return None
+        if chosen.distill_weight and (own := self._classes()) != (theirs := self._classes(self.teacher)):
+            raise TrainError(
+                f"the teacher scores {theirs} classes and the student {own}, so the one cannot teach the other by "
+                "scores; train the teacher on the student's classes (finetune --new-head), or set distill_weight to 0 "
+                "and feature_weight above 0 to teach by token features"
+            )
+        if not chosen.feature_weight:
+            return None
+        made = TokenFeatures(self.model.eval(), self.teacher, self._some_images(), chosen)
+        if parameters := list(made.parameters()):
+            self.optimizer.add_param_group({"params": parameters, "weight_decay": chosen.weight_decay, "lr_scale": 1.0})
+        self.progress.line("token features: " + ", ".join(f"{a} like {b}" for a, b in made.layers))
+        return made
 
     def epoch(self, epoch: int) -> None:
         """One pass over the training images, or what is left of it, validation, and a checkpoint."""
@@ -211,6 +241,7 @@ class _Run:
             total.append(loss)
             right.append(hits)
             images += len(x)
+        self.runtime.average_gradients(self.beside)
         if self.hook is not None:
             self.hook.after_backward(step)
         if self.settings.clip:
@@ -249,12 +280,15 @@ class _Run:
         with self.runtime.autocast():
             scores = logits(self.called(x))
             loss = task_loss(scores, target, self.settings.label_smoothing)
-            if self.teacher is not None and self.settings.distill_weight:
+            share = self.settings.distill_weight
+            if self.teacher is not None and (share or self.features is not None):
                 with torch.no_grad():
                     wanted = logits(self.teacher(x))
-                share = self.settings.distill_weight
-                soft = distillation_loss(scores, wanted, self.settings.distill_temperature)
-                loss = (1 - share) * loss + share * soft
+                if share:
+                    soft = distillation_loss(scores, wanted, self.settings.distill_temperature)
+                    loss = (1 - share) * loss + share * soft
+                if self.features is not None:
+                    loss = loss + self.settings.feature_weight * self.features()
             if self.adds_loss is not None:
                 loss = loss + self.adds_loss.extra_loss(step)
         self.runtime.backward(loss / passes)
@@ -298,6 +332,8 @@ class _Run:
                 tensors["average"] = self.average.module.state_dict()
             if self.best is not None:
                 tensors["best"] = self.best
+            if self.features is not None:
+                tensors["features"] = self.features.state_dict()
             if self.has_state is not None:
                 tensors["hook"] = self.has_state.state_dict()
             records = [History.of((r,), "last").to_json()["epochs"][0] for r in self.records]
@@ -335,6 +371,8 @@ class _Run:
             self.average.module.load_state_dict(dict(tensors["average"]))
         if "best" in tensors:
             self.best = {k: v.to(self.runtime.device) for k, v in tensors["best"].items()}
+        if self.features is not None:
+            self.features.load_state_dict(dict(tensors["features"]))
         if self.has_state is not None:
             self.has_state.load_state_dict(dict(tensors.get("hook", {})))
         self.records = [EpochRecord(**r) for r in found.state["records"]]

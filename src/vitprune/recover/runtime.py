@@ -124,6 +124,13 @@ class Runtime:
         """Back-propagates, scaled where fp16 needs it."""
         self._accelerator.backward(loss)
 
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Averages over processes the gradients of parameters that stand outside of the wrapped model."""
+        if self.distributed:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.copy_(self.mean(parameter.grad))
+
     def clip(self, parameters: list[nn.Parameter], limit: float) -> None:
         """Scales gradients down to a total norm of at most `limit`."""
         self._accelerator.clip_grad_norm_(parameters, limit)

@@ -42,6 +42,8 @@ class TrainSettings:
     keep: str = "best"  # weights left in the model: the "best" by validation top-1 (the start included), or the "last"
     distill_weight: float = 0.5  # share of the teacher's term when there is a teacher, 0..1
     distill_temperature: float = 2.0
+    feature_weight: float = 0.0  # weight of the difference between the token features of teacher and student, 0 = off
+    feature_layers: str = ""  # modules whose outputs are compared: "blocks.*", "norm=encoder.norm,..."; "": the last
     flip: bool = True  # the augmentation of data.AugmentSettings, kept here so that one value says everything
     crop_padding: int = 0
     erasing: float = 0.0
@@ -69,11 +71,17 @@ class TrainSettings:
             ("amp", self.amp in AMP, "one of " + ", ".join(AMP)),
             ("keep", self.keep in ("best", "last"), "best or last"),
             ("distill_weight", 0 <= self.distill_weight <= 1, "in 0..1"),
+            ("feature_weight", self.feature_weight >= 0, "not negative"),
             ("distill_temperature", self.distill_temperature > 0, "positive"),
         )
         for name, holds, rule in rules:
             if not holds:
                 raise TrainError(f"{name} must be {rule}, but got {getattr(self, name)!r}")
+
+    def check_teacher(self, there: bool) -> None:
+        """Raises TrainError when token features are to be learned and there is no teacher."""
+        if self.feature_weight and not there:
+            raise TrainError(f"feature_weight {self.feature_weight:g} needs a teacher; name one, or set it to 0")
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `from_json` gives an equal value."""
