@@ -209,11 +209,11 @@ def test_a_teacher_takes_part(command, image_folder, saved):
 
 
 def test_token_features_in_pruning(command, image_folder):
-    options = ("prune", TINY, "--data", image_folder, *SHORT, "--kinds", "mlp,residual", "--feature-weight", "2")
+    options = ("prune", TINY, "--data", image_folder, *SHORT[:-1], "--kinds", "mlp,residual", "--feature-weight", "2")
     done = command(*options, "--feature-layers", "blocks.*", "--out", "o")
     assert done.code == 0, done.err
     assert "token features: blocks.0 like blocks.0, blocks.1 like blocks.1" in done.err
-    assert vitprune.load("o").num_features < 48
+    assert vitprune.load("o").head.in_features < 48
     refused = command(*options, "--no-distill", "--out", "p")
     assert refused.code == 8
     assert "feature_weight 2 needs a teacher" in refused.err
