@@ -9,6 +9,7 @@ import typer
 
 from vitprune.cli import options as o
 from vitprune.cli.run import print_json
+from vitprune.processes import is_main
 
 Minimum = Annotated[int | None, typer.Option(min=1, show_default=False)]
 
@@ -211,6 +212,8 @@ def _show(result: Any, json: bool) -> None:
     from vitprune.report import print_rows
 
     plan = result.plan
+    if not is_main():
+        return
     if json:
         rows = [row.to_json() for row in result.rows]
         about = {"asked": plan.asked, "obtained": plan.obtained, "notes": plan.settings.get("notes", [])}

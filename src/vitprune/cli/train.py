@@ -7,6 +7,7 @@ from typing import Any
 from vitprune.cli import options as o
 from vitprune.cli.run import print_json
 from vitprune.errors import TargetError
+from vitprune.processes import is_main
 
 # options of both commands that TrainSettings has under the same name
 SAME = (
@@ -136,6 +137,8 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
         upkeep=o.upkeep(rest["checkpoint_every"], rest["tracker"], rest["log_dir"], place),
         progress=make_progress(rest["quiet"]),
     )
+    if not is_main():
+        return
     if rest["json"]:
         rows = [row.to_json() for row in result.rows]
         print_json({"out": str(result.folder), "rows": rows, "history": result.history})

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitprune.errors import StoreError
 from vitprune.files import write_text
+from vitprune.processes import rank
 
 RUN = "run.json"
 
@@ -20,6 +21,14 @@ class WorkFolder:
     """Stages that are done, each with its result as JSON; tensors lie beside them."""
 
     path: Path
+
+    @staticmethod
+    def join(out: Path) -> WorkFolder:
+        """The work folder that the main process has just opened. Raises StoreError when it is not to be seen here."""
+        path = out.absolute().with_name(out.absolute().name + ".work")
+        if not (path / RUN).is_file():
+            raise StoreError(f"process {rank()} does not see {path}; choose an --out that all processes share")
+        return WorkFolder(path)
 
     @staticmethod
     def open(out: Path, settings: Mapping[str, Any], *, resume: bool = True) -> WorkFolder:

@@ -12,6 +12,7 @@ from vitprune.pipeline.prune_run import PruneResult
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.teacher import open_teacher
+from vitprune.pipeline.team import Team
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, Silent
@@ -45,28 +46,31 @@ def run_train(
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
-    said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
     training.check_teacher(teacher is not None)
     place = resolve_device(device)
-    opened, images = open_both(
-        spec,
-        data,
-        training,
-        device=place,
-        progress=said,
-        new_head=new_head or from_scratch,
-        weights=not from_scratch,
-        allow_module=allow_module,
-    )
+    team = Team(place)
+    said = progress if progress is not None and team.main else Silent()
+    with team.main_first():
+        opened, images = open_both(
+            spec,
+            data,
+            training,
+            device=place,
+            progress=said,
+            new_head=new_head or from_scratch,
+            weights=not from_scratch,
+            allow_module=allow_module,
+        )
     wanted = {"model": spec, "data": asdict(data), "train": training.to_json(), "from_scratch": from_scratch}
     if teacher:
         wanted["teacher"] = teacher
-    work = WorkFolder.open(out, wanted, resume=resume)
+    with team.main_first():
+        work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
     graph = trace(opened.model, (models.example(opened.loaded.preprocessing).to(place),))
     test, rows = measured_split(images), list[Row]()
     macs = graph.cost()[0]
-    if not from_scratch:
+    if not from_scratch and team.main:
         rows.append(row_of("before", opened.model, macs, test, place, said))
         said.line(say(rows[-1]))
     taught = None
@@ -91,9 +95,12 @@ def run_train(
         upkeep=upkeep,
         progress=said,
     ).to_json()
+    plan: Plan = opened.plan or replace(identity(graph), source=opened.loaded.source.to_json(), versions=versions())
+    if not team.main:
+        team.wait()
+        return PruneResult(out, plan, (), history)
     rows.append(row_of("trained" if from_scratch else "fine-tuned", opened.model, macs, test, place, said))
     said.line(say(rows[-1]))
-    plan: Plan = opened.plan or replace(identity(graph), source=opened.loaded.source.to_json(), versions=versions())
     metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
     metrics |= {"training": training.to_json(), "history": history}
     if teacher:
@@ -102,4 +109,5 @@ def run_train(
         out, opened.model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force
     )
     work.remove()
+    team.wait()
     return PruneResult(out, plan, tuple(rows), history)

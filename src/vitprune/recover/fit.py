@@ -102,9 +102,14 @@ class _Run:
         self.adds_loss = also if isinstance(also, LossHook) else None
         self.has_state = also if isinstance(also, StatefulHook) else None
         self.teacher = teacher.to(self.runtime.device).eval() if teacher is not None else None
-        for split in (train, val):
+        for name, split in (("training", train), ("validation", val)):
+            if split.size < self.runtime.world:
+                raise TrainError(
+                    f"{self.runtime.world} processes need an image each, but there are {split.size} {name} images; "
+                    "launch fewer processes, or give more images"
+                )
             split.set_shard(self.runtime.rank, self.runtime.world)
-        self.called = self.runtime.wrap(self.model)
+        self.called = self.runtime.wrap(self.model, self._some_images)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
         self.features = self._token_features()
         own = {id(p) for p in self.model.parameters()}
@@ -394,7 +399,9 @@ class _Run:
         return History.of(tuple(self.records), self.settings.keep, self.start)
 
     def finish(self) -> History:
-        """Leaves the wanted weights in the model."""
+        """Leaves the wanted weights in the model, and whole splits to this process."""
+        for split in (self.train, self.val):
+            split.set_shard(0, 1)
         history = self._history()
         if history.best_epoch < 0 and self.settings.keep == "best" and self.runtime.main:
             self.progress.line(

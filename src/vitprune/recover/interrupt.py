@@ -12,7 +12,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Patience:
-    """While it is entered, the first SIGINT or SIGTERM only sets `asked`; a second one acts at once.
+    """While it is entered, the first SIGINT or SIGTERM only sets `asked`; the same again acts at once.
+
+    Another one does not: launchers follow the terminal's Ctrl-C with a SIGTERM of their own.
 
     Outside of the main thread, and where a signal is ignored, nothing changes.
     """
@@ -51,5 +53,5 @@ class Patience:
             raise SystemExit(128 + number)
         if self.asked is None:
             self.asked = number
-        else:
+        elif self.asked == number:
             self.act()

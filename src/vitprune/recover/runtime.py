@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vitprune.models.loaded import logits
+from vitprune.modes import evaluating
 from vitprune.recover.settings import TrainError
 from vitprune.recover.tracking import check_trackers
 
@@ -85,12 +87,21 @@ class Runtime:
         if self._accelerator.scaler is not None and state:
             self._accelerator.scaler.load_state_dict(state)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The module to call in training: the model itself, or its DistributedDataParallel wrapper."""
+    def wrap(self, model: nn.Module, images: Callable[[], Tensor]) -> nn.Module:
+        """The module to call in training: the model itself, or its DistributedDataParallel wrapper.
+
+        images: gives some, to find parameters that take no part, as some models of transformers have.
+        """
         if not self.distributed:
             return model
+        with evaluating(model):
+            torch.autograd.backward(logits(model(images())).sum())
+        unused = any(p.grad is None for p in model.parameters() if p.requires_grad)
+        model.zero_grad(set_to_none=True)
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=[self.device.index] if self.device.type == "cuda" else None
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            find_unused_parameters=unused,
         )
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> Any:
