@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import sharded
 import two_processes
 import vitprune
 from conftest import TINY
@@ -21,6 +22,7 @@ from vitprune.errors import StoreError
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.team import Team
 from vitprune.progress import Lines, Silent, make_progress
+from vitprune.recover import TrainError
 
 TESTS = Path(two_processes.__file__).parent
 PATH = os.pathsep.join([str(Path(vitprune.__file__).parents[1]), str(TESTS), os.environ.get("PYTHONPATH", "")])
@@ -35,15 +37,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **own, **more}
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """What two processes left, and what each said."""
-    out = tmp_path_factory.mktemp("together")
-    shared = environment(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+def start_two(script: str, *arguments: object) -> list[str]:
+    """Runs the script in two processes; what each said."""
+    shared = environment(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="true")
     started = [
         subprocess.Popen(
-            [sys.executable, two_processes.__file__, str(out)],
-            env={**shared, "RANK": str(n), "LOCAL_RANK": str(n), "ACCELERATE_USE_CPU": "true"},
+            [sys.executable, script, *map(str, arguments)],
+            env={**shared, "RANK": str(n), "LOCAL_RANK": str(n)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -52,7 +52,14 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     ]
     said = [process.communicate(timeout=200) for process in started]
     assert [process.returncode for process in started] == [0, 0], said[0][1] + said[1][1]
-    return out, [output + errors for output, errors in said]
+    return [output + errors for output, errors in said]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What two processes left, and what each said."""
+    out = tmp_path_factory.mktemp("together")
+    return out, start_two(two_processes.__file__, out)
 
 
 @pytest.mark.parametrize("name", list(two_processes.CASES))
@@ -113,6 +120,33 @@ def test_a_work_folder_that_is_not_shared_is_said(tmp_path: Path) -> None:
         WorkFolder.join(tmp_path / "out")
     made = WorkFolder.open(tmp_path / "out", {})
     assert WorkFolder.join(tmp_path / "out") == made
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "launched with FSDP, but here every process holds the whole model"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "launched with DEEPSPEED"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "4 gradient accumulation steps; set accumulate instead"),
+    ],
+)
+def test_what_a_launcher_asks_for_in_vain(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(TrainError, match=message):
+        two_processes.run("plain")
+
+
+@pytest.mark.slow
+def test_a_pruned_model_can_be_sharded_in_ones_own_loop(tmp_path: Path) -> None:
+    origin = vitprune.load_model(TINY)
+    graph = vitprune.trace(origin)
+    plan = vitprune.allocate(graph, vitprune.score(graph, origin), "macs=0.5", kinds=("mlp", "heads", "qk", "v"))
+    vitprune.save(tmp_path / "small", vitprune.shrink(origin, graph, plan), plan, origin)
+    start_two(sharded.__file__, tmp_path / "small", tmp_path / "weights.safetensors")
+    found, wanted = load_file(tmp_path / "weights.safetensors"), sharded.steps(tmp_path / "small")
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ class Signals(Counter):
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
         super().after_backward(step)
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Shells start what runs in the background with SIGINT ignored."""
+    with own_handler(signal.SIGINT, signal.default_int_handler):
+        yield
 
 
 SETTINGS = [

@@ -102,6 +102,7 @@ class Stops(Counter):
 def main(out: Path) -> None:
     """All cases; errors are written by every process, results by the main one."""
     errors: list[str] = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background without
     for name in CASES:
         model, history = run(name)
         if rank() == 0:

@@ -75,7 +75,7 @@ Settings = Annotated[
         "--set", metavar="NAME=VALUE", help="Any other field of TrainSettings, such as keep=last; may be repeated."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="Images per step.")]
+BatchSize = Annotated[int, typer.Option(help="Images per forward pass and process.")]
 WeightDecay = Annotated[float, typer.Option(help="Not on biases and norms.")]
 Warmup = Annotated[float, typer.Option(help="Epochs of linear warm-up.")]
 Smoothing = Annotated[float, typer.Option(help="Label smoothing.")]

@@ -39,7 +39,7 @@ def fit(
     device: str = "cpu",
     hook: StepHook | None = None,
     teacher: nn.Module | None = None,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: Path | str | None = None,
     upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> History:
@@ -57,10 +57,9 @@ def fit(
     """
     if len(train) == 0 or len(val) == 0:
         raise TrainError(f"training needs images, but got {train.size} for training and {val.size} for validation")
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     with torch.random.fork_rng(devices=[]):
-        run = _Run(
-            model, train, val, settings, device, hook, teacher, checkpoint_dir, progress or Silent(), upkeep or Upkeep()
-        )
+        run = _Run(model, train, val, settings, device, hook, teacher, folder, progress or Silent(), upkeep or Upkeep())
     devices = [run.runtime.device] if run.runtime.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))

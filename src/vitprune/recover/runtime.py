@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,19 @@ def resolve_amp(amp: str, device: str) -> str:
     return "bf16" if device == "cpu" and tiles is not None and tiles() else "no"
 
 
+def _check_launch() -> None:
+    """Raises TrainError for what a launcher asks for and this loop would not do, or do differently."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+            raise TrainError(
+                f"accelerate was launched with {name}, but here every process holds the whole model; launch without it "
+                "and save memory by grad_checkpointing and accumulate"
+            )
+    passes = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if passes not in ("", "1"):
+        raise TrainError(f"accelerate was launched with {passes} gradient accumulation steps; set accumulate instead")
+
+
 class Runtime:
     """One accelerate Accelerator, and the model it may have wrapped for several processes."""
 
@@ -40,6 +54,7 @@ class Runtime:
             raise TrainError(f"device {device!r} was asked for, but torch sees no CUDA device; use device 'cpu'")
         if not PartialState._shared_state or PartialState().num_processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)  # else a second run keeps the first one's precision
+        _check_launch()
         check_trackers(trackers, log_dir)
         self._accelerator = Accelerator(
             cpu=device == "cpu",
