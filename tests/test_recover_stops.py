@@ -18,7 +18,7 @@ from training_parts import BASE, Counter, equal, quarters, small, trained
 from vitprune.data import AugmentSettings, open_data
 from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Lines
-from vitprune.recover import TrainError, TrainSettings, Upkeep, fit
+from vitprune.recover import TrainError, TrainSettings, Upkeep, fit, interrupt
 from vitprune.recover.interrupt import Patience
 
 
@@ -123,7 +123,14 @@ def test_a_stop_during_validation_is_validated_again(tmp_path: Path) -> None:
     assert [e.val_top1 for e in resumed.epochs] == [e.val_top1 for e in history.epochs]
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+def test_a_signal_that_comes_twice_at_once_counts_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(BASE, tmp_path, hook=Signals(8, times=3))
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-00001-step-0000003"]
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "REPEAT_S", 0.0)
     hook = Signals(8, times=2)
     with pytest.raises(KeyboardInterrupt):
         trained(BASE, tmp_path, hook=hook)

@@ -44,7 +44,7 @@ class WorkFolder:
             shutil.rmtree(path)
         if (path / RUN).is_file():
             found = _read(path / RUN)
-            differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            differing = _differing(found, wanted)
             if differing:
                 raise StoreError(
                     f"work folder {path} belongs to a run with other settings ({', '.join(differing)}); "
@@ -70,6 +70,18 @@ class WorkFolder:
     def remove(self) -> None:
         """Deletes the folder, after the output is in place."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of settings that differ, those within a group as "group.name"."""
+    names: list[str] = []
+    for key in sorted({*found, *wanted}):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += [f"{key}.{name}" for name in _differing(a, b)]
+        elif a != b:
+            names.append(key)
+    return names
 
 
 def _read(path: Path) -> dict[str, Any]:

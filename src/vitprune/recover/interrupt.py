@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEAT_S = 1.0
 
 
 class Patience:
-    """While it is entered, the first SIGINT or SIGTERM only sets `asked`; the same again acts at once.
+    """While it is entered, the first SIGINT or SIGTERM only sets `asked`; a SIGINT from a second later on acts at once.
 
-    Another one does not: launchers follow the terminal's Ctrl-C with a SIGTERM of their own.
+    What comes sooner does not: launchers hand on signals that this process had from the terminal or SLURM already. A
+    SIGTERM never does, as whoever sends it has SIGKILL.
 
     Outside of the main thread, and where a signal is ignored, nothing changes.
     """
 
     def __init__(self) -> None:
         self.asked: int | None = None  # the signal that came
+        self._since = 0.0
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
@@ -52,6 +56,6 @@ class Patience:
         if os.getpid() != self._process:  # a worker that was forked off
             raise SystemExit(128 + number)
         if self.asked is None:
-            self.asked = number
-        elif self.asked == number:
+            self.asked, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since >= REPEAT_S:
             self.act()
