@@ -167,6 +167,16 @@ def test_weights_that_are_not_finite_leave_the_last_good_checkpoint(tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-00000"]
 
 
+def test_infinite_buffers_are_masks_and_nan_is_not(tmp_path: Path) -> None:
+    model = small()
+    model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    val = quarters(40, shuffle=False)
+    fit(model, quarters(), val, replace(BASE, epochs=1), checkpoint_dir=tmp_path)
+    model.register_buffer("mask", torch.tensor([0.0, float("nan")]))
+    with pytest.raises(TrainError, match="mask is not finite after step 5"):
+        fit(model, quarters(), val, replace(BASE, epochs=1), checkpoint_dir=tmp_path / "other")
+
+
 def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     class Poison(Counter):
         def extra_loss(self, step: int) -> Tensor:

@@ -22,12 +22,12 @@ from vitprune.recover.loss import Mixer, distillation_loss, make_mixer, task_los
 from vitprune.recover.memory import checkpointing
 from vitprune.recover.meter import Meter, duration
 from vitprune.recover.optimizer import learning_rate, make_optimizer, set_learning_rate_
+from vitprune.recover.parts import Parts, State, check_same
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
 from vitprune.recover.upkeep import Upkeep
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
-State = dict[str, Tensor]
 
 
 def fit(
@@ -117,6 +117,8 @@ class _Run:
         self.stepper = self.runtime.prepare(self.optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = self._averaged()
+        averaged = None if self.average is None else self.average.module
+        self.parts = Parts(self.model, self.optimizer, averaged, self.features, self.has_state)
         self.records: list[EpochRecord] = []
         self.best: State | None = None
         self.start: float | None = None  # validation top-1 before training, where the best weights are kept
@@ -329,56 +331,23 @@ class _Run:
     def _save(self, epoch: int, done: int | None = None, seconds: float = 0.0) -> None:
         """A checkpoint of the end of an epoch, or of the state after `done` of its steps."""
         if self.folder is not None and self.runtime.main:
-            self._check_weights(epoch * self.steps + (self.steps if done is None else done))
-            tensors: dict[str, State] = {"model": self.model.state_dict()}
-            tensors["optimizer"] = ckpt.pack_optimizer(self.optimizer)
-            if self.average is not None:
-                tensors["average"] = self.average.module.state_dict()
-            if self.best is not None:
-                tensors["best"] = self.best
-            if self.features is not None:
-                tensors["features"] = self.features.state_dict()
-            if self.has_state is not None:
-                tensors["hook"] = self.has_state.state_dict()
+            self.parts.check_finite(epoch * self.steps + (self.steps if done is None else done) - 1, self.folder)
+            tensors = self.parts.tensors() | ({} if self.best is None else {"best": self.best})
             records = [History.of((r,), "last").to_json()["epochs"][0] for r in self.records]
             state = {"run": self._identity(), "records": records, "start": self.start}
             state |= {"meter": self.meter.to_json(), "seconds": seconds, "scaler": self.runtime.scaler}
             ckpt.write(self.folder, epoch, ckpt.Checkpoint(state, tensors), done)
         self.runtime.wait()
 
-    def _check_weights(self, steps: int) -> None:
-        """Raises TrainError for weights that are not finite: they would take the place of a good checkpoint."""
-        for name, tensor in self.model.state_dict().items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise TrainError(
-                    f"{name} is not finite after step {steps - 1}, and was not saved: {self.folder} holds the last good"
-                    " checkpoint; lower the learning rate, lengthen the warm-up, or train without autocast (amp no)"
-                )
-
     def resume(self) -> None:
         """Takes up the newest checkpoint, if there is one."""
         found = ckpt.read_last(self.folder) if self.folder is not None else None
-        if found is None:
+        if found is None or self.folder is None:
             return
-        mine, theirs = self._identity(), found.state["run"]
-        if mine != theirs:
-            differing = [k for k in mine["settings"] if mine["settings"][k] != theirs["settings"].get(k)]
-            differing += [k for k in mine if k != "settings" and mine[k] != theirs.get(k)]
-            raise TrainError(
-                f"{self.folder} holds checkpoints of another run (differs in {', '.join(differing)}); "
-                "give another folder, or delete it to start over"
-            )
-        tensors = found.tensors
-        self.model.load_state_dict(dict(tensors["model"]))
-        ckpt.unpack_optimizer_(self.optimizer, tensors["optimizer"])
-        if self.average is not None:
-            self.average.module.load_state_dict(dict(tensors["average"]))
-        if "best" in tensors:
-            self.best = {k: v.to(self.runtime.device) for k, v in tensors["best"].items()}
-        if self.features is not None:
-            self.features.load_state_dict(dict(tensors["features"]))
-        if self.has_state is not None:
-            self.has_state.load_state_dict(dict(tensors.get("hook", {})))
+        check_same(self._identity(), found.state["run"], self.folder)
+        self.parts.load_(found.tensors)
+        if "best" in found.tensors:
+            self.best = {k: v.to(self.runtime.device) for k, v in found.tensors["best"].items()}
         self.records = [EpochRecord(**r) for r in found.state["records"]]
         self.start = found.state.get("start")
         self.meter, self.spent = Meter(**found.state["meter"]), found.state["seconds"]

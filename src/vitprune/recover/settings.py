@@ -37,7 +37,9 @@ class TrainSettings:
     amp: str = "auto"  # autocast: "bf16", "fp16", "no", or "auto" (bf16 where the device has fast bf16 matmuls)
     batch_size: int = 128  # images per forward pass and process
     accumulate: int = 1  # forward and backward passes per step, whose gradients are averaged
-    grad_checkpointing: bool = False  # forget activations and compute them again: less memory, about a third more time
+    grad_checkpointing: bool = (
+        False  # forget activations and compute them again: less memory, a fifth to a third more time
+    )
     seed: int = 0
     keep: str = "best"  # weights left in the model: the "best" by validation top-1 (the start included), or the "last"
     distill_weight: float = 0.5  # share of the teacher's term when there is a teacher, 0..1
