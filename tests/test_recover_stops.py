@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Lines
 from vitprune.recover import TrainError, TrainSettings, Upkeep, fit, interrupt
 from vitprune.recover.interrupt import Patience
+from vitprune.recover.runtime import Runtime
 
 
 class Signals(Counter):
@@ -209,3 +211,16 @@ class own_handler:
 
 def _leave(*_: object) -> None:
     raise SystemExit(143)
+
+
+def test_the_scale_of_fp16_is_kept() -> None:
+    scales = []
+    state: dict[str, float] = {}
+    for start in (8.0, 2.0):
+        runtime = Runtime("cpu", "no")
+        assert runtime.scaler == {}
+        runtime._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=start)
+        runtime.scaler = state
+        state = json.loads(json.dumps(runtime.scaler))
+        scales.append(runtime._accelerator.scaler.get_scale())
+    assert scales == [8.0, 8.0]
