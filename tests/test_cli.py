@@ -156,6 +156,34 @@ def test_train_finetune_eval(command, image_folder):
     assert "18 validation images" in shown.out
 
 
+def test_training_options_reach_the_run(command, image_folder, monkeypatch):
+    from vitprune.pipeline import prune_run, train_run
+
+    seen = []
+
+    def stop(*arguments, **more):
+        seen.append((arguments[3], more["upkeep"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_run, "fit", stop)
+    monkeypatch.setattr(prune_run, "fit", stop)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard", "wandb"])
+    options = ("--data", image_folder, "--accumulate", "3", "--grad-checkpointing", "--randaugment", "9", "--out", "o")
+    options = (*options, "--checkpoint-every", "50", "--tracker", "tensorboard", "--tracker", "wandb", "--no-resume")
+    for name in ("train", "finetune", "prune"):
+        more = ("--method", "random", "--calibration", "0") if name == "prune" else ()
+        assert command(name, TINY, *options, *more).code == 130
+        settings, upkeep = seen[-1]
+        assert (settings.accumulate, settings.grad_checkpointing, settings.randaugment) == (3, True, 9.0)
+        assert (upkeep.checkpoint_every, upkeep.trackers) == (50, ("tensorboard", "wandb"))
+        assert upkeep.log_dir == Path("o.logs").absolute()
+    assert command("train", TINY, *options, "--log-dir", "logs").code == 130
+    assert seen[-1][1].log_dir == Path("logs")
+    wrong = command("train", TINY, "--data", image_folder, "--tracker", "tensorbord", "--out", "o", "--no-resume")
+    assert wrong.code == 8
+    assert "did you mean tensorboard?" in wrong.err
+
+
 def test_a_teacher_takes_part(command, image_folder, saved):
     bigger = TINY.replace("img_size=16", "img_size=24")
     assert bigger != TINY
@@ -169,10 +197,27 @@ def test_a_teacher_takes_part(command, image_folder, saved):
     metrics = json.loads(Path("full/metrics.json").read_text())
     assert metrics["teacher"] == str(saved)
     assert (metrics["training"]["distill_weight"], metrics["training"]["distill_temperature"]) == (1.0, 4.0)
-    wrong = command(*learned[:-1], TINY.replace("num_classes=3", "num_classes=7"), "--out", "wrong")
+    seven = TINY.replace("num_classes=3", "num_classes=7")
+    wrong = command(*learned[:-1], seven, "--out", "wrong")
     assert wrong.code == 4
-    assert "must score the data's 3 classes" in wrong.err
+    assert "must score the data's 3 classes, but timm" in wrong.err
+    assert "has 7 classes; fine-tune it on the data first (finetune --new-head)" in wrong.err
     assert not Path("wrong").exists()
+    tokens = command(*learned[:-1], seven, "--out", "tokens", "--distill-weight", "0", "--feature-weight", "1")
+    assert tokens.code == 0, tokens.err
+    assert json.loads(Path("tokens/metrics.json").read_text())["training"]["feature_weight"] == 1.0
+
+
+def test_token_features_in_pruning(command, image_folder):
+    options = ("prune", TINY, "--data", image_folder, *SHORT[:-1], "--kinds", "mlp,residual", "--feature-weight", "2")
+    done = command(*options, "--feature-layers", "blocks.*", "--out", "o")
+    assert done.code == 0, done.err
+    assert "token features: blocks.0 like blocks.0, blocks.1 like blocks.1" in done.err
+    assert vitprune.load("o").head.in_features < 48
+    refused = command(*options, "--no-distill", "--out", "p")
+    assert refused.code == 8
+    assert "feature_weight 2 needs a teacher" in refused.err
+    assert not Path("p.work").exists()
 
 
 def test_new_head_fits_the_data(command, image_folder):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import random
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from vitprune.data import AugmentSettings, Batches, TensorBatches, open_data
 from vitprune.data import idx as idx_module
 from vitprune.data.augment import erase, flip, shift
+from vitprune.data.images import make_transform
 from vitprune.data.split import balanced_subset, stratified_split
 from vitprune.errors import DataError
 from vitprune.preprocessing import Preprocessing
@@ -192,6 +195,61 @@ def test_augmentations_by_hand() -> None:
     shares = (gone == 0).float().mean((1, 2, 3))
     assert float(shares.min()) > 0.01 and float(shares.max()) < 0.3
     assert torch.equal(erase(x, 0.0, generator), x)
+
+
+def test_erased_rectangles_may_hold_noise() -> None:
+    x = torch.full((32, 3, 16, 16), 5.0)
+    plain = erase(x, 1.0, torch.Generator().manual_seed(1))
+    noisy = erase(x, 1.0, torch.Generator().manual_seed(1), noise=True)
+    assert torch.equal(plain == 0, noisy != 5)  # the same places
+    values = noisy[noisy != 5]
+    assert abs(float(values.mean())) < 0.1 and float(values.std()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("prep", [RGB, GREY], ids=["colour", "grey"])
+def test_randaugment_depends_on_the_seed_alone(tmp_path: Path, prep: Preprocessing) -> None:
+    write_folder(tmp_path)
+    plain = AugmentSettings(flip=False)
+    results = []
+    for magnitude, seed in ((9.0, 0), (9.0, 0), (9.0, 1), (0.0, 0)):
+        augment = replace(plain, randaugment=magnitude)
+        data = open_data(str(tmp_path), prep, augment=augment, batch_size=4, val_fraction=0.3, seed=0)
+        data.train._order.seed = seed  # the draws alone, not the split
+        data.train._order.shuffle = False
+        random.seed(len(results))
+        results.append((collect(data.train)[0], random.random()))
+    (a, _), (b, after), (c, _), (d, _) = results
+    assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
+    assert after == random.Random(1).random()  # other users of Python's generator notice nothing
+    with pytest.raises(DataError, match=r"randaugment must be a magnitude in 0..10, but got 11"):
+        AugmentSettings(randaugment=11)
+
+
+def test_randaugment_at_its_largest_magnitude() -> None:
+    transform = make_transform(RGB, AugmentSettings(randaugment=10.0))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    random.seed(0)
+    assert all(bool(torch.isfinite(transform(image)).all()) for _ in range(150))
+
+
+def test_what_does_not_apply_to_images_in_memory_is_said(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    data = open_data(f"fashion-mnist:{tmp_path}", GREY, augment=AugmentSettings(randaugment=9, color_jitter=0.1))
+    assert any("color_jitter, randaugment are for image files and not applied" in note for note in data.notes)
+
+
+def test_a_pass_may_leave_out_batches_that_were_had_before(tmp_path: Path) -> None:
+    write_folder(tmp_path / "files")
+    write_fashion(tmp_path / "idx")
+    augment = AugmentSettings(flip=True, crop_padding=4, erasing=0.5)
+    for spec, prep in ((str(tmp_path / "files"), RGB), (f"fashion-mnist:{tmp_path / 'idx'}", GREY)):
+        train = open_data(spec, prep, augment=augment, batch_size=3, val_fraction=0.3).train
+        train.set_epoch(1)
+        whole = list(train)
+        train.set_epoch(1, 1)
+        rest = list(train)
+        assert len(train) == len(whole) == len(rest) + 1 > 1
+        assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole[1:], rest, strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

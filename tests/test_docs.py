@@ -56,3 +56,13 @@ def test_commands_and_options_exist(line: str) -> None:
     found = command.get_command(context, name)
     assert found is not None, f"no command {name}"
     found.make_context(name, arguments)
+
+
+def test_every_training_setting_is_documented() -> None:
+    from vitprune.recipes import imagenet_deit
+    from vitprune.recover import TrainSettings
+
+    page = (ROOT / "docs" / "training.md").read_text()
+    first_cells = " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert [name for name in TrainSettings().to_json() if f"`{name}`" not in first_cells] == []
+    assert imagenet_deit("small").command("/data/imagenet", "deit-s") in page

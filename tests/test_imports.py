@@ -11,11 +11,11 @@ import vitprune
 
 ROOT = Path(vitprune.__file__).parent
 LAYERS = (
-    {"arrays", "compose", "errors", "files", "modes", "plan", "planjson", "preprocessing", "progress"},
+    {"arrays", "compose", "errors", "files", "modes", "plan", "planjson", "preprocessing", "processes", "progress"},
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},
-    {"refit", "latency"},
+    {"refit", "latency", "recipes"},
     {"pipeline"},
     {"cli"},
 )

@@ -42,6 +42,9 @@ def test_a_work_folder_of_other_settings_is_not_used(tmp_path):
     WorkFolder.open(tmp_path / "out", {"lr": 0.1, "seed": 1})
     with pytest.raises(StoreError, match=r"other settings \(lr, new\); give --no-resume to start over"):
         WorkFolder.open(tmp_path / "out", {"lr": 0.2, "seed": 1, "new": 1})
+    WorkFolder.open(tmp_path / "nested", {"train": {"lr": 0.1, "ema": 0}, "data": {"spec": "a"}})
+    with pytest.raises(StoreError, match=r"other settings \(data, train.lr\)"):
+        WorkFolder.open(tmp_path / "nested", {"train": {"lr": 0.2, "ema": 0}, "data": None})
     work = WorkFolder.open(tmp_path / "out", {"lr": 0.2}, resume=False)
     assert json.loads((work.path / "run.json").read_text()) == {"lr": 0.2}
 

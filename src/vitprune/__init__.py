@@ -59,7 +59,7 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name: str) -> Any:
     """The public functions, imported when first used: `import vitprune` alone does not import torch."""
-    if name in _STAGES:
+    if name in (*_STAGES, "recipes"):
         return import_module(f"vitprune.{name}")
     if name in _PLACES:
         return getattr(import_module(_PLACES[name]), name)

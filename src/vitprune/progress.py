@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, Protocol, TextIO
 
+from vitprune.processes import is_main
+
 Fact = float | int | str
 
 
@@ -122,7 +124,7 @@ class Bars:
 
 
 def make_progress(quiet: bool = False) -> Progress:
-    """`Silent` when quiet, `Bars` when standard error is a terminal, else `Lines`."""
-    if quiet:
+    """`Silent` when quiet or not the main process, `Bars` when standard error is a terminal, else `Lines`."""
+    if quiet or not is_main():
         return Silent()
     return Bars() if sys.stderr.isatty() else Lines()

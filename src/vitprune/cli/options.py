@@ -58,13 +58,24 @@ Teacher = Annotated[
 ]
 DistillWeight = Annotated[float, typer.Option(help="Share of the teacher's term in the loss, where there is one.")]
 DistillTemperature = Annotated[float, typer.Option(help="Of the softmax over the teacher's and the student's scores.")]
+FeatureWeight = Annotated[
+    float, typer.Option(help="Weight of the difference between the teacher's and the student's token features; 0: off.")
+]
+FeatureLayers = Annotated[
+    str,
+    typer.Option(
+        metavar="PATTERN,...",
+        help="Modules whose outputs are compared, such as blocks.* or STUDENT=TEACHER.",
+        show_default="the last tokens",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="NAME=VALUE", help="Any other field of TrainSettings, such as keep=last; may be repeated."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="Images per step.")]
+BatchSize = Annotated[int, typer.Option(help="Images per forward pass and process.")]
 WeightDecay = Annotated[float, typer.Option(help="Not on biases and norms.")]
 Warmup = Annotated[float, typer.Option(help="Epochs of linear warm-up.")]
 Smoothing = Annotated[float, typer.Option(help="Label smoothing.")]
@@ -74,6 +85,24 @@ Ema = Annotated[float, typer.Option(help="Decay of averaged weights; 0 is off.")
 Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror training images at random.")]
 CropPadding = Annotated[int, typer.Option(min=0, help="Pixels of padding before a random crop; 0 is off.")]
 Erasing = Annotated[float, typer.Option(help="Probability of random erasing.")]
+Accumulate = Annotated[int, typer.Option(help="Batches whose gradients are averaged for one step.")]
+GradCheckpointing = Annotated[
+    bool, typer.Option("--grad-checkpointing", help="Compute activations again instead of keeping them: less memory.")
+]
+Randaugment = Annotated[float, typer.Option(help="Magnitude of RandAugment, 0..10, for image files; 0 is off.")]
+CheckpointEvery = Annotated[
+    int, typer.Option(min=0, help="Steps between checkpoints within an epoch; 0: at the ends of epochs only.")
+]
+Tracker = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker", metavar="NAME", help="tensorboard, wandb, or another that accelerate knows; may be repeated."
+    ),
+]
+LogDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of trackers' files. [default: OUT.logs]", show_default=False),
+]
 Amp = Annotated[str, typer.Option(help="auto, no, bf16 or fp16.")]
 
 
@@ -95,6 +124,17 @@ def train_settings(epochs: int, more: Sequence[str] = (), **values: Any) -> Any:
         except (KeyError, ValueError) as error:
             raise TrainError(f"--set {name} must be of type {kind.__name__}, but got {text!r}") from error
     return TrainSettings.from_json({"epochs": epochs, **values}) if epochs else None
+
+
+def upkeep(every: int, trackers: Sequence[str] | None, log_dir: Path | None, out: Path) -> Any:
+    """The Upkeep of a run into `out`. Raises TrainError for a tracker that cannot be had."""
+    from vitprune.recover import Upkeep
+    from vitprune.recover.tracking import check_trackers
+
+    place = log_dir or out.absolute().with_name(f"{out.absolute().name}.logs")
+    if trackers:
+        check_trackers(trackers, place)
+    return Upkeep(every, tuple(trackers or ()), place if trackers else None)
 
 
 def names(text: str) -> tuple[str, ...]:

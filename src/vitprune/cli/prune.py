@@ -9,6 +9,7 @@ import typer
 
 from vitprune.cli import options as o
 from vitprune.cli.run import print_json
+from vitprune.processes import is_main
 
 Minimum = Annotated[int | None, typer.Option(min=1, show_default=False)]
 
@@ -80,6 +81,8 @@ def prune(
     epochs: o.Epochs = 10,
     lr: o.Lr = 2e-4,
     batch_size: o.BatchSize = 64,
+    accumulate: o.Accumulate = 1,
+    grad_checkpointing: o.GradCheckpointing = False,
     weight_decay: o.WeightDecay = 0.05,
     warmup: o.Warmup = 1.0,
     label_smoothing: o.Smoothing = 0.1,
@@ -89,10 +92,15 @@ def prune(
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
+    randaugment: o.Randaugment = 0.0,
     amp: o.Amp = "auto",
     optimizer: o.Optimizer = "adamw",
     set_: o.Settings = None,
     distill: Annotated[bool, typer.Option("--distill/--no-distill", help="The dense model teaches.")] = True,
+    distill_weight: o.DistillWeight = 0.5,
+    distill_temperature: o.DistillTemperature = 2.0,
+    feature_weight: o.FeatureWeight = 0.0,
+    feature_layers: o.FeatureLayers = "",
     new_head: o.NewHead = False,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
@@ -103,6 +111,9 @@ def prune(
     out: o.Out = None,
     force: o.Force = False,
     resume: o.Resume = True,
+    checkpoint_every: o.CheckpointEvery = 0,
+    tracker: o.Tracker = None,
+    log_dir: o.LogDir = None,
     allow_module: o.AllowModule = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -142,6 +153,13 @@ def prune(
         set_ or (),
         lr=lr,
         batch_size=batch_size,
+        accumulate=accumulate,
+        grad_checkpointing=grad_checkpointing,
+        randaugment=randaugment,
+        distill_weight=distill_weight,
+        distill_temperature=distill_temperature,
+        feature_weight=feature_weight,
+        feature_layers=feature_layers,
         weight_decay=weight_decay,
         warmup_epochs=warmup,
         label_smoothing=label_smoothing,
@@ -155,12 +173,13 @@ def prune(
         optimizer=optimizer,
         seed=seed,
     )
+    place = out or o.default_out(model, (asked or "ratios").replace("=", "-"))
     result = run_prune(
         model,
         DataSettings(data, limit, val_fraction, workers, repeat_channels),
         settings,
         training,
-        out or o.default_out(model, (asked or "ratios").replace("=", "-")),
+        place,
         seed=seed,
         device=device,
         force=force,
@@ -168,6 +187,7 @@ def prune(
         distill=distill,
         new_head=new_head,
         allow_module=allow_module,
+        upkeep=o.upkeep(checkpoint_every, tracker, log_dir, place),
         progress=make_progress(quiet),
     )
     _show(result, json)
@@ -192,6 +212,8 @@ def _show(result: Any, json: bool) -> None:
     from vitprune.report import print_rows
 
     plan = result.plan
+    if not is_main():
+        return
     if json:
         rows = [row.to_json() for row in result.rows]
         about = {"asked": plan.asked, "obtained": plan.obtained, "notes": plan.settings.get("notes", [])}

@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from vitprune.errors import VitpruneError
+from vitprune.processes import is_main, rank, world
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
 TERMINATED = 143
+GRACE_S = 5.0
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -24,17 +27,31 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+            _part()
         except VitpruneError as error:
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            if not is_main():
+                time.sleep(GRACE_S)  # where the main process met it too, the launcher ends this one meanwhile
+            where = "" if is_main() else f" (process {rank()})"
+            print(f"error{where}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            if is_main():
+                print("interrupted; the same command goes on where it stopped", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: no second complaint
             raise SystemExit(1) from None
 
     return run
+
+
+def _part() -> None:
+    """Takes leave of the other processes, if there are any."""
+    if world() > 1 and "torch.distributed" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def catch_termination() -> None:

@@ -7,12 +7,14 @@ from typing import Any
 from vitprune.cli import options as o
 from vitprune.cli.run import print_json
 from vitprune.errors import TargetError
+from vitprune.processes import is_main
 
 # options of both commands that TrainSettings has under the same name
 SAME = (
     *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
     *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
-    *("distill_weight", "distill_temperature"),
+    *("distill_weight", "distill_temperature", "accumulate", "grad_checkpointing", "randaugment"),
+    *("feature_weight", "feature_layers"),
 )
 
 
@@ -22,6 +24,8 @@ def train(
     epochs: o.Epochs = 100,
     lr: o.Lr = 1e-3,
     batch_size: o.BatchSize = 128,
+    accumulate: o.Accumulate = 1,
+    grad_checkpointing: o.GradCheckpointing = False,
     weight_decay: o.WeightDecay = 0.05,
     warmup: o.Warmup = 5.0,
     label_smoothing: o.Smoothing = 0.1,
@@ -31,11 +35,14 @@ def train(
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
+    randaugment: o.Randaugment = 0.0,
     amp: o.Amp = "auto",
     optimizer: o.Optimizer = "adamw",
     teacher: o.Teacher = None,
     distill_weight: o.DistillWeight = 0.5,
     distill_temperature: o.DistillTemperature = 2.0,
+    feature_weight: o.FeatureWeight = 0.0,
+    feature_layers: o.FeatureLayers = "",
     set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
@@ -46,6 +53,9 @@ def train(
     out: o.Out = None,
     force: o.Force = False,
     resume: o.Resume = True,
+    checkpoint_every: o.CheckpointEvery = 0,
+    tracker: o.Tracker = None,
+    log_dir: o.LogDir = None,
     allow_module: o.AllowModule = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -60,6 +70,8 @@ def finetune(
     epochs: o.Epochs = 10,
     lr: o.Lr = 2e-4,
     batch_size: o.BatchSize = 64,
+    accumulate: o.Accumulate = 1,
+    grad_checkpointing: o.GradCheckpointing = False,
     weight_decay: o.WeightDecay = 0.05,
     warmup: o.Warmup = 1.0,
     label_smoothing: o.Smoothing = 0.1,
@@ -69,11 +81,14 @@ def finetune(
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
+    randaugment: o.Randaugment = 0.0,
     amp: o.Amp = "auto",
     optimizer: o.Optimizer = "adamw",
     teacher: o.Teacher = None,
     distill_weight: o.DistillWeight = 0.5,
     distill_temperature: o.DistillTemperature = 2.0,
+    feature_weight: o.FeatureWeight = 0.0,
+    feature_layers: o.FeatureLayers = "",
     set_: o.Settings = None,
     limit: o.Limit = None,
     val_fraction: o.ValFraction = 0.1,
@@ -85,6 +100,9 @@ def finetune(
     out: o.Out = None,
     force: o.Force = False,
     resume: o.Resume = True,
+    checkpoint_every: o.CheckpointEvery = 0,
+    tracker: o.Tracker = None,
+    log_dir: o.LogDir = None,
     allow_module: o.AllowModule = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -103,11 +121,12 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
     if training is None:
         raise TargetError("--epochs must be at least 1")
     reading = DataSettings(data, rest["limit"], rest["val_fraction"], rest["workers"], rest["repeat_channels"])
+    place = out or o.default_out(model, "trained" if from_scratch else "finetuned")
     result = run_train(
         model,
         reading,
         training,
-        out or o.default_out(model, "trained" if from_scratch else "finetuned"),
+        place,
         from_scratch=from_scratch,
         device=rest["device"],
         force=rest["force"],
@@ -115,8 +134,11 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
         new_head=rest.get("new_head", False),
         teacher=rest["teacher"],
         allow_module=rest["allow_module"],
+        upkeep=o.upkeep(rest["checkpoint_every"], rest["tracker"], rest["log_dir"], place),
         progress=make_progress(rest["quiet"]),
     )
+    if not is_main():
+        return
     if rest["json"]:
         rows = [row.to_json() for row in result.rows]
         print_json({"out": str(result.folder), "rows": rows, "history": result.history})

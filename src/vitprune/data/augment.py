@@ -21,12 +21,16 @@ class AugmentSettings:
     erasing: float = 0.0  # probability that a rectangle of 2 % to 25 % of an image is blanked
     resized_crop: float = 0.0  # image folders: smallest share of the area that a random crop keeps; 0 = central crop
     color_jitter: float = 0.0  # image folders: strength of brightness, contrast and saturation changes
+    randaugment: float = 0.0  # image folders: magnitude of RandAugment, 0..10, with a standard deviation of 0.5
+    erasing_noise: bool = False  # erased rectangles hold noise instead of the mean colour
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0 or not (0 <= self.erasing <= 1 and 0 <= self.resized_crop <= 1):
             raise DataError(f"crop padding must not be negative, erasing and crop share lie in 0..1, but got {self}")
         if self.color_jitter < 0:
             raise DataError(f"colour jitter must not be negative, but got {self.color_jitter}")
+        if not 0 <= self.randaugment <= 10:
+            raise DataError(f"randaugment must be a magnitude in 0..10, but got {self.randaugment}")
 
     @classmethod
     def none(cls) -> AugmentSettings:
@@ -60,8 +64,10 @@ def shift(x_BCHW: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     return wide.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
 
 
-def erase(x_BCHW: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def erase(x_BCHW: Tensor, probability: float, generator: torch.Generator, *, noise: bool = False) -> Tensor:
     """(B, C, H, W): with `probability` a rectangle of an image set to 0 (area 2-25 %, aspect 0.3-3.3).
+
+    noise: standard normal values, pixel by pixel, instead of 0.
 
     Source: arXiv 1708.04896, with the mean (0 after normalisation) as the fill and a smaller largest area.
     """
@@ -77,6 +83,8 @@ def erase(x_BCHW: Tensor, probability: float, generator: torch.Generator) -> Ten
     in_rows = (row >= top[:, None]) & (row < (top + high)[:, None])
     in_columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
     hit = (draw[4] < probability)[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+    if noise:
+        return torch.where(hit[:, None], torch.randn(x_BCHW.shape, generator=generator).to(x_BCHW), x_BCHW)
     return x_BCHW.masked_fill(hit[:, None], 0.0)
 
 

@@ -30,8 +30,8 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Batch]:
         """One pass."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the augmentation of the next pass."""
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Chooses the order and the augmentation of the next passes, which leave out their first `done` batches."""
 
     def set_shard(self, rank: int, world: int) -> None:
         """This process takes every `world`-th image from `rank` on; all processes get equally many batches."""
@@ -60,6 +60,7 @@ class Order:
     epoch: int = 0
     rank: int = 0
     world: int = 1
+    done: int = 0  # batches of a pass that are left out, as they were had before
 
     def indices(self) -> Tensor:
         """(n,) int64: this process's image indices for the current epoch."""
@@ -118,9 +119,9 @@ class TensorBatches:
         """Batches per pass."""
         return self._order.batches()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and augmentation of the next pass."""
-        self._order.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Chooses the order and augmentation of the next passes, which leave out their first `done` batches."""
+        self._order.epoch, self._order.done = epoch, done
 
     def set_shard(self, rank: int, world: int) -> None:
         """Restricts the passes to this process's share."""
@@ -128,14 +129,15 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         generator = self._order.generator()
-        for chunk in torch.split(self._order.indices().to(self._images.device), self.batch_size):
+        for i, chunk in enumerate(torch.split(self._order.indices().to(self._images.device), self.batch_size)):
             images = self._sized(self._images[chunk])
             if self._augment is not None:
                 images = move(images, self._augment, generator)
             images = (images - self._mean) * self._scale
             if self._augment is not None and self._augment.erasing:
-                images = erase(images, self._augment.erasing, generator)
-            yield images, self._labels[chunk]
+                images = erase(images, self._augment.erasing, generator, noise=self._augment.erasing_noise)
+            if i >= self._order.done:  # batches that are left out are made all the same: they move the generator on
+                yield images, self._labels[chunk]
 
     def _sized(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, channels, height, width) float32 in 0..255."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -72,13 +77,54 @@ def make_transform(preprocessing: Preprocessing, augment: AugmentSettings | None
             steps.append(v2.RandomCrop((height, width), padding))
         if augment.color_jitter:
             steps.append(v2.ColorJitter(*(augment.color_jitter,) * 3))
+        if augment.randaugment:
+            steps.append(_randaugment(augment.randaugment, preprocessing))
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     steps.append(v2.Normalize(list(preprocessing.mean), list(preprocessing.std)))
     if augment is not None and augment.erasing:
-        steps.append(v2.RandomErasing(augment.erasing, (0.02, 0.25)))
+        fill: Any = "random" if augment.erasing_noise else 0.0
+        steps.append(v2.RandomErasing(augment.erasing, (0.02, 0.25), value=fill))
     steps.append(v2.ToPureTensor())
     transform: Transform = v2.Compose(steps)
     return transform
+
+
+def _randaugment(magnitude: float, preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
+    """Two random operations per image. Source: arXiv 1909.13719, as timm does them ("rand-m9-mstd0.5-inc1")."""
+    from timm.data import auto_augment
+
+    mean = [min(255, round(255 * value)) for value in preprocessing.mean]
+    size = min(preprocessing.size)
+    how = {"translate_const": int(0.45 * size), "img_mean": tuple(mean) if len(mean) == 3 else mean[0]}
+    made: Any = auto_augment.rand_augment_transform(f"rand-m{magnitude:g}-mstd0.5-inc1", how)
+    for op in made.ops:
+        if op.name.startswith("Posterize"):  # timm would keep 0 bits at the largest magnitudes, which Pillow refuses
+            op.level_fn = partial(_one_bit_or_more, op.level_fn)
+    transform: Callable[[Image.Image], Image.Image] = made
+    return transform
+
+
+def _one_bit_or_more(level: Callable[..., tuple[int, ...]], *args: Any) -> tuple[int, ...]:
+    return tuple(max(1, bits) for bits in level(*args))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The generators that transforms draw from (torch's, Python's and numpy's) start at `seed`, for a while."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _leave_interrupts(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to workers too; the main process decides
 
 
 class _Decoded(Dataset[tuple[Tensor, int]]):
@@ -95,8 +141,7 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
         seed, place = key
         index = int(self._indices[place])
         image = self._store.open(index).convert(self._mode)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed * 2_000_003 + place)
+        with _seeded(seed * 2_000_003 + place):
             return self._transform(image), int(self._store.labels[index])
 
 
@@ -111,7 +156,7 @@ class _Keys(Sampler[Any]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         seed = self._order.seed * 1_000_003 + self._order.epoch
-        for chunk in torch.split(self._order.indices(), self._order.batch_size):
+        for chunk in torch.split(self._order.indices(), self._order.batch_size)[self._order.done :]:
             yield [(seed, int(place)) for place in chunk]
 
 
@@ -141,6 +186,7 @@ class LoaderBatches:
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=False,
+            worker_init_fn=_leave_interrupts,
         )
 
     @property
@@ -152,9 +198,9 @@ class LoaderBatches:
         """Batches per pass."""
         return self._order.batches()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and augmentation of the next pass."""
-        self._order.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Chooses the order and augmentation of the next passes, which leave out their first `done` batches."""
+        self._order.epoch, self._order.done = epoch, done
 
     def set_shard(self, rank: int, world: int) -> None:
         """Restricts the passes to this process's share."""

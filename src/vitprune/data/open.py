@@ -140,6 +140,10 @@ class _Maker:
             notes.append(f"{spec}: {channels}-channel images are {how} for {self.preprocessing.channels} channel(s)")
         if size != self.preprocessing.size:
             notes.append(f"{spec}: images of {size[0]} x {size[1]} are resized to {self.preprocessing.size}")
+        wanted = AugmentSettings.none() if self.augment is None else self.augment
+        left = [name for name in ("resized_crop", "color_jitter", "randaugment") if getattr(wanted, name)]
+        if left:
+            notes.append(f"{spec}: {', '.join(left)} are for image files and not applied to images in memory")
         return tuple(notes)
 
     def by_loader(self, stores: dict[str, Store], classes: Sequence[str], spec: str, repeat: bool) -> Data:

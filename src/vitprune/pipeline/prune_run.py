@@ -23,10 +23,11 @@ from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
+from vitprune.pipeline.team import Team
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
-from vitprune.recover import TrainSettings, fit
+from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.refit import refit
 from vitprune.report import Row
 from vitprune.rotate import KINDS as ROTATED_KINDS
@@ -85,53 +86,62 @@ def run_prune(
     resume: bool = True,
     distill: bool = True,
     new_head: bool = False,
+    upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Prunes the model that `spec` names and saves it at `out`; `training` None leaves fine-tuning out.
 
     distill: fine-tune with the dense model as teacher.
     force, resume: replace an output folder; go on with the work folder that a stopped run of the same settings left.
+    upkeep: checkpoints within epochs of fine-tuning, and trackers.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
-    said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
+    if training is not None:
+        training.check_teacher(distill and not new_head)
     method = chosen_method(settings.method, settings.calibration > 0)
     settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
     place = resolve_device(device)
     how = training or TrainSettings(seed=seed)
-    opened, images = open_both(
-        spec,
-        data,
-        how,
-        device=place,
-        progress=said,
-        new_head=new_head,
-        allow_module=allow_module,
-        calibration=settings.calibration,
-    )
-    work = WorkFolder.open(
-        out,
-        {
-            "model": opened.loaded.source.to_json() if opened.plan is None else spec,
-            "data": asdict(data),
-            "prune": asdict(settings),
-            "train": None if training is None else training.to_json(),
-            "seed": seed,
-            "distill": distill,
-            "new_head": new_head,
-        },
-        resume=resume,
-    )
-    run = _Run(opened, images, settings, seed, place, work, said)
-    run.dense()
-    model = run.prune()
-    history = run.tune(model, training, teacher=opened.model if distill and not new_head else None)
+    team = Team(place)
+    said = progress if progress is not None and team.main else Silent()
+    with team.main_first():
+        opened, images = open_both(
+            spec,
+            data,
+            how,
+            device=place,
+            progress=said,
+            new_head=new_head,
+            allow_module=allow_module,
+            calibration=settings.calibration,
+        )
+    wanted = {
+        "model": opened.loaded.source.to_json() if opened.plan is None else spec,
+        "data": asdict(data),
+        "prune": asdict(settings),
+        "train": None if training is None else training.to_json(),
+        "seed": seed,
+        "distill": distill,
+        "new_head": new_head,
+    }
+    with team.main_first():
+        work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
+    run = _Run(opened, images, settings, seed, place, work, said, team)
+    with team.main_first():  # the others then find everything done, as after a kill
+        run.dense()
+        model = run.prune()
+    history = run.tune(model, training, opened.model if distill and not new_head else None, upkeep)
+    if not team.main:
+        team.wait()
+        return PruneResult(out, run.plan, tuple(run.rows), history)
     plan, rows = run.close(model)
     metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
     metrics |= {} if training is None else {"training": training.to_json(), "history": history}
     store.save(out, model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force)
     work.remove()
+    team.wait()
     return PruneResult(out, plan, tuple(rows), history)
 
 
@@ -147,7 +157,9 @@ class _Run:
         device: str,
         work: WorkFolder,
         progress: Progress,
+        team: Team,
     ) -> None:
+        self.team = team
         self.opened, self.data, self.settings, self.seed = opened, data, settings, seed
         self.device, self.work, self.progress = device, work, progress
         self.test = measured_split(data)
@@ -234,7 +246,9 @@ class _Run:
         """The model that is cut: the dense one, or the same function in another basis."""
         return self.opened.model if self.rotated is None else self.rotated.model
 
-    def tune(self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None) -> Any:
+    def tune(
+        self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None, upkeep: Upkeep | None
+    ) -> Any:
         """Trains the model in place; the training history as JSON, None without training."""
         if training is None:
             return None
@@ -250,11 +264,14 @@ class _Run:
                 device=self.device,
                 teacher=teacher,
                 checkpoint_dir=self.work.path / "training",
+                upkeep=upkeep,
                 progress=self.progress,
             ).to_json()
-            save_tensors(self.work.path / "tuned.safetensors", model, {})
-            self.work.finish("tuned-weights", history)
-        self._row("fine-tuned", model, self.plan.obtained["macs"]["value"])
+            if self.team.main:
+                save_tensors(self.work.path / "tuned.safetensors", model, {})
+                self.work.finish("tuned-weights", history)
+        if self.team.main:
+            self._row("fine-tuned", model, self.plan.obtained["macs"]["value"])
         return history
 
     def close(self, model: nn.Module) -> tuple[Plan, list[Row]]:

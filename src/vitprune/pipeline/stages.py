@@ -11,6 +11,7 @@ from typing import Any
 
 from vitprune.errors import StoreError
 from vitprune.files import write_text
+from vitprune.processes import rank
 
 RUN = "run.json"
 
@@ -20,6 +21,14 @@ class WorkFolder:
     """Stages that are done, each with its result as JSON; tensors lie beside them."""
 
     path: Path
+
+    @staticmethod
+    def join(out: Path) -> WorkFolder:
+        """The work folder that the main process has just opened. Raises StoreError when it is not to be seen here."""
+        path = out.absolute().with_name(out.absolute().name + ".work")
+        if not (path / RUN).is_file():
+            raise StoreError(f"process {rank()} does not see {path}; choose an --out that all processes share")
+        return WorkFolder(path)
 
     @staticmethod
     def open(out: Path, settings: Mapping[str, Any], *, resume: bool = True) -> WorkFolder:
@@ -35,7 +44,7 @@ class WorkFolder:
             shutil.rmtree(path)
         if (path / RUN).is_file():
             found = _read(path / RUN)
-            differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            differing = _differing(found, wanted)
             if differing:
                 raise StoreError(
                     f"work folder {path} belongs to a run with other settings ({', '.join(differing)}); "
@@ -61,6 +70,18 @@ class WorkFolder:
     def remove(self) -> None:
         """Deletes the folder, after the output is in place."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of settings that differ, those within a group as "group.name"."""
+    names: list[str] = []
+    for key in sorted({*found, *wanted}):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += [f"{key}.{name}" for name in _differing(a, b)]
+        elif a != b:
+            names.append(key)
+    return names
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,19 +23,25 @@ def open_teacher(
     device: str,
     seed: int = 0,
     allow_module: str | None = None,
+    scores: bool = True,
 ) -> nn.Module:
     """The model that `spec` names, in eval mode on `device`, made to take images prepared for `student`.
 
-    classes: names of the data's classes, in the order of the scores.
+    classes: names of the data's classes, in the order of the scores. scores: whether it teaches by them; a teacher of
+    token features alone may have other classes, or none.
 
     Raises ModelError, StoreError or DataError when it cannot be had or does not fit.
     """
     opened = open_model(spec, device=device, seed=seed, allow_module=allow_module)
     loaded = opened.loaded
-    if loaded.num_classes != len(classes):
+    if scores and loaded.num_classes != len(classes):
         has = f"{loaded.num_classes} classes" if loaded.num_classes else "no classifier"
-        raise DataError(f"the teacher must score the data's {len(classes)} classes, but {spec} has {has}; train it so")
-    if opened.classes and tuple(opened.classes) != tuple(classes):
+        raise DataError(
+            f"the teacher must score the data's {len(classes)} classes, but {spec} has {has}; fine-tune it on the data "
+            "first (finetune --new-head), or let it teach by token features alone (--distill-weight 0, "
+            "--feature-weight 1)"
+        )
+    if scores and opened.classes and tuple(opened.classes) != tuple(classes):
         first = next(i for i, (a, b) in enumerate(zip(opened.classes, classes, strict=True)) if a != b)
         raise DataError(
             f"the teacher must have the data's classes in their order, but class {first} of {spec} is "

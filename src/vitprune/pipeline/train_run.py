@@ -12,10 +12,11 @@ from vitprune.pipeline.prune_run import PruneResult
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.teacher import open_teacher
+from vitprune.pipeline.team import Team
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, Silent
-from vitprune.recover import TrainSettings, fit
+from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.report import Row
 from vitprune.store.read import PLAN
 from vitprune.trace import trace
@@ -34,43 +35,55 @@ def run_train(
     resume: bool = True,
     new_head: bool = False,
     teacher: str | None = None,
+    upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Trains the model that `spec` names and saves it at `out`.
 
     from_scratch: start from the library's initial weights, with a head for the data's classes.
     force, resume: as for `run_prune`. teacher: MODEL whose scores are learned beside the labels, with the weight and
-    temperature in `training`.
+    temperature in `training`. upkeep: checkpoints within epochs, and trackers.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
-    said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
+    training.check_teacher(teacher is not None)
     place = resolve_device(device)
-    opened, images = open_both(
-        spec,
-        data,
-        training,
-        device=place,
-        progress=said,
-        new_head=new_head or from_scratch,
-        weights=not from_scratch,
-        allow_module=allow_module,
-    )
+    team = Team(place)
+    said = progress if progress is not None and team.main else Silent()
+    with team.main_first():
+        opened, images = open_both(
+            spec,
+            data,
+            training,
+            device=place,
+            progress=said,
+            new_head=new_head or from_scratch,
+            weights=not from_scratch,
+            allow_module=allow_module,
+        )
     wanted = {"model": spec, "data": asdict(data), "train": training.to_json(), "from_scratch": from_scratch}
     if teacher:
         wanted["teacher"] = teacher
-    work = WorkFolder.open(out, wanted, resume=resume)
+    with team.main_first():
+        work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
     graph = trace(opened.model, (models.example(opened.loaded.preprocessing).to(place),))
     test, rows = measured_split(images), list[Row]()
     macs = graph.cost()[0]
-    if not from_scratch:
+    if not from_scratch and team.main:
         rows.append(row_of("before", opened.model, macs, test, place, said))
         said.line(say(rows[-1]))
     taught = None
     if teacher:
-        seed, classes = training.seed, images.classes
-        taught = open_teacher(teacher, opened.loaded, classes, device=place, seed=seed, allow_module=allow_module)
+        taught = open_teacher(
+            teacher,
+            opened.loaded,
+            images.classes,
+            device=place,
+            seed=training.seed,
+            allow_module=allow_module,
+            scores=bool(training.distill_weight) or not training.feature_weight,
+        )
     history = fit(
         opened.model,
         images.train,
@@ -79,11 +92,15 @@ def run_train(
         device=place,
         teacher=taught,
         checkpoint_dir=work.path / "training",
+        upkeep=upkeep,
         progress=said,
     ).to_json()
+    plan: Plan = opened.plan or replace(identity(graph), source=opened.loaded.source.to_json(), versions=versions())
+    if not team.main:
+        team.wait()
+        return PruneResult(out, plan, (), history)
     rows.append(row_of("trained" if from_scratch else "fine-tuned", opened.model, macs, test, place, said))
     said.line(say(rows[-1]))
-    plan: Plan = opened.plan or replace(identity(graph), source=opened.loaded.source.to_json(), versions=versions())
     metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
     metrics |= {"training": training.to_json(), "history": history}
     if teacher:
@@ -92,4 +109,5 @@ def run_train(
         out, opened.model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force
     )
     work.remove()
+    team.wait()
     return PruneResult(out, plan, tuple(rows), history)

@@ -3,5 +3,7 @@
 from vitprune.recover.fit import fit
 from vitprune.recover.hook import LossHook, StatefulHook, StepHook
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
+from vitprune.recover.upkeep import Upkeep
 
-__all__ = ["EpochRecord", "History", "LossHook", "StatefulHook", "StepHook", "TrainError", "TrainSettings", "fit"]
+__all__ = ["EpochRecord", "History", "LossHook", "StatefulHook", "StepHook", "TrainError", "TrainSettings", "Upkeep"]
+__all__ += ["fit"]

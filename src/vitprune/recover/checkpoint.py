@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole or absent, pickle-free, one folder per epoch."""
+"""Checkpoints of a training run: whole or absent, pickle-free, one folder each, of which the last stays."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ from torch import Tensor
 
 from vitprune.recover.settings import TrainError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """Everything that a run needs to go on as if it had never stopped."""
 
-    state: Mapping[str, Any]  # JSON: format, settings, epochs done, ...
+    state: Mapping[str, Any]  # JSON: format, settings, epochs done, steps done in the epoch after, ...
     tensors: Mapping[str, Mapping[str, Tensor]]  # "model", "average", "best", "optimizer", "hook" -> name -> tensor
 
 
-def write(folder: Path, epoch: int, checkpoint: Checkpoint) -> Path:
+def write(folder: Path, epoch: int, checkpoint: Checkpoint, steps: int | None = None) -> Path:
     """The checkpoint folder `epoch-NNNNN`, written under another name and renamed when whole; older ones go.
+
+    steps: done in that epoch, which is not over: the folder is then `epoch-NNNNN-step-NNNNNNN`.
 
     Raises TrainError when it cannot be written (disk full); older checkpoints are then still there.
     """
-    final, temporary = folder / f"epoch-{epoch:05d}", folder / f".writing-{epoch:05d}-{os.getpid()}"
+    name = f"epoch-{epoch:05d}" if steps is None else f"epoch-{epoch:05d}-step-{steps:07d}"
+    final, temporary = folder / name, folder / f".writing-{name}-{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
-        for name, tensors in checkpoint.tensors.items():
+        for part, tensors in checkpoint.tensors.items():
             own = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}  # no shared storage
-            save_file(own, temporary / f"{name}.safetensors")
+            save_file(own, temporary / f"{part}.safetensors")
         (temporary / "state.json").write_text(json.dumps({"format": FORMAT} | dict(checkpoint.state), indent=1))
         if final.exists():
             shutil.rmtree(final)
@@ -86,4 +89,6 @@ def unpack_optimizer_(optimizer: torch.optim.Optimizer, packed: Mapping[str, Ten
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("epoch-*") if p.is_dir())
+    """The oldest first: an epoch's steps stand before its end."""
+    found = (p for p in folder.glob("epoch-*") if p.is_dir())
+    return sorted(found, key=lambda p: p.name if "-step-" in p.name else f"{p.name}-z")

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitprune.data.batches import Batches
+from vitprune.data.batches import Batch, Batches
 from vitprune.models.loaded import logits
 from vitprune.progress import Progress, Silent
 from vitprune.recover import checkpoint as ckpt
+from vitprune.recover.features import TokenFeatures
 from vitprune.recover.hook import LossHook, StatefulHook, StepHook
+from vitprune.recover.interrupt import Patience
 from vitprune.recover.loss import Mixer, distillation_loss, make_mixer, task_loss
+from vitprune.recover.memory import checkpointing
+from vitprune.recover.meter import Meter, duration
 from vitprune.recover.optimizer import learning_rate, make_optimizer, set_learning_rate_
+from vitprune.recover.parts import Parts, State, check_same
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
+from vitprune.recover.upkeep import Upkeep
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
-State = dict[str, Tensor]
 
 
 def fit(
@@ -32,28 +39,40 @@ def fit(
     device: str = "cpu",
     hook: StepHook | None = None,
     teacher: nn.Module | None = None,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: Path | str | None = None,
+    upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> History:
     """What every epoch gave; `model` is trained in place and left on `device` in evaluation mode.
 
-    With `checkpoint_dir` every epoch leaves a checkpoint there, and a run that finds one goes on from it: on the CPU
-    with the same weights, bit for bit, as a run that never stopped. Random draws depend on (seed, epoch) alone. After
-    Ctrl-C the last whole checkpoint stays.
+    With `checkpoint_dir` every epoch leaves a checkpoint there, and so do every `upkeep.checkpoint_every` steps, Ctrl-C
+    and SIGTERM, which wait for the end of the step (a second one does not). A run that finds a checkpoint goes on from
+    it: on the CPU with the same weights, bit for bit, as a run that never stopped. Random draws depend on (seed, step)
+    alone.
 
     Raises:
-        TrainError: the loss is not finite (names the step), the checkpoint belongs to another run or cannot be
-            written, or the device is missing.
+        TrainError: the loss or the weights are not finite (names the step; the last checkpoint stays), the checkpoint
+            belongs to another run or cannot be written, the model has no gradient checkpointing, or the device is
+            missing.
     """
     if len(train) == 0 or len(val) == 0:
         raise TrainError(f"training needs images, but got {train.size} for training and {val.size} for validation")
-    run = _Run(model, train, val, settings, device, hook, teacher, checkpoint_dir, progress or Silent())
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(model, train, val, settings, device, hook, teacher, folder, progress or Silent(), upkeep or Upkeep())
     devices = [run.runtime.device] if run.runtime.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        if checkpoint_dir is not None:
+            stack.enter_context(run.patience)
         run.resume()
         run.measure_start()
+        stack.callback(run.runtime.end_tracking)
+        run.runtime.track(settings.to_json(), len(run.records) * run.steps + run.meter.steps)
+        stack.enter_context(checkpointing(model, settings.grad_checkpointing))
+        if run.features is not None:
+            stack.enter_context(run.features.open())
         for epoch in range(len(run.records), settings.epochs):
-            torch.manual_seed(settings.seed * 1_000_003 + epoch * 1009 + run.runtime.rank)
             run.epoch(epoch)
     return run.finish()
 
@@ -72,8 +91,9 @@ class _Run:
         teacher: nn.Module | None,
         folder: Path | None,
         progress: Progress,
+        upkeep: Upkeep,
     ) -> None:
-        self.runtime = Runtime(device, resolve_amp(settings.amp, device))
+        self.runtime = Runtime(device, resolve_amp(settings.amp, device), upkeep.trackers, upkeep.log_dir)
         self.model = model.to(self.runtime.device)
         self.train, self.val, self.settings = train, val, settings
         self.hook, self.folder, self.progress = hook, folder, progress
@@ -81,16 +101,32 @@ class _Run:
         self.adds_loss = also if isinstance(also, LossHook) else None
         self.has_state = also if isinstance(also, StatefulHook) else None
         self.teacher = teacher.to(self.runtime.device).eval() if teacher is not None else None
-        for split in (train, val):
+        for name, split in (("training", train), ("validation", val)):
+            if split.size < self.runtime.world:
+                raise TrainError(
+                    f"{self.runtime.world} processes need an image each, but there are {split.size} {name} images; "
+                    "launch fewer processes, or give more images"
+                )
             split.set_shard(self.runtime.rank, self.runtime.world)
-        self.called = self.runtime.wrap(self.model)
+        self.called = self.runtime.wrap(self.model, self._some_images)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
+        self.features = self._token_features()
+        own = {id(p) for p in self.model.parameters()}
+        every = (p for group in self.optimizer.param_groups for p in group["params"])
+        self.beside = [p for p in every if id(p) not in own]  # trained with the model, but no part of it
         self.stepper = self.runtime.prepare(self.optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = self._averaged()
+        averaged = None if self.average is None else self.average.module
+        self.parts = Parts(self.model, self.optimizer, averaged, self.features, self.has_state)
         self.records: list[EpochRecord] = []
         self.best: State | None = None
         self.start: float | None = None  # validation top-1 before training, where the best weights are kept
+        self.upkeep, self.patience = upkeep, Patience()
+        self.steps = -(-len(train) // settings.accumulate)  # per epoch
+        self.meter = Meter()
+        self.spent = 0.0  # seconds in the epoch before it was taken up again
+        self.began: tuple[float, int] | None = None  # when and where this process took its first step
         self.mixer: Mixer | None = None
         if settings.mixup or settings.cutmix:
             self.mixer = make_mixer(settings, self._classes())
@@ -102,57 +138,116 @@ class _Run:
 
         return ModelEmaV3(self.model, decay=self.settings.ema, use_warmup=True)
 
-    def _classes(self) -> int:
-        with torch.no_grad():
-            images, _ = next(iter(self.val))
-            self.model.eval()
-            return int(logits(self.model(images[:1].to(self.runtime.device))).shape[-1])
+    @torch.no_grad()
+    def _classes(self, model: nn.Module | None = None) -> int:
+        return int(logits((model or self.model).eval()(self._some_images())).shape[-1])
+
+    def _some_images(self) -> Tensor:
+        """Two validation images, or one where there is no other."""
+        return next(iter(self.val))[0][:2].to(self.runtime.device)
+
+    def _token_features(self) -> TokenFeatures | None:
+        """What compares token features, its parameters in the optimizer; checks that the teacher fits."""
+        chosen = self.settings
+        chosen.check_teacher(self.teacher is not None)
+        if self.teacher is None:
+            return None
+        if chosen.distill_weight and (own := self._classes()) != (theirs := self._classes(self.teacher)):
+            raise TrainError(
+                f"the teacher scores {theirs} classes and the student {own}, so the one cannot teach the other by "
+                "scores; train the teacher on the student's classes (finetune --new-head), or set distill_weight to 0 "
+                "and feature_weight above 0 to teach by token features"
+            )
+        if not chosen.feature_weight:
+            return None
+        made = TokenFeatures(self.model.eval(), self.teacher, self._some_images(), chosen)
+        if parameters := list(made.parameters()):
+            self.optimizer.add_param_group({"params": parameters, "weight_decay": chosen.weight_decay, "lr_scale": 1.0})
+        self.progress.line("token features: " + ", ".join(f"{a} like {b}" for a, b in made.layers))
+        return made
 
     def epoch(self, epoch: int) -> None:
-        """One pass over the training images, validation, and a checkpoint."""
-        began, steps = time.monotonic(), len(self.train)
-        self.train.set_epoch(epoch)
+        """One pass over the training images, or what is left of it, validation, and a checkpoint."""
+        began, steps, done = time.monotonic() - self.spent, self.steps, self.meter.steps
+        self.train.set_epoch(epoch, done * self.settings.accumulate)
         self.called.train()
         self.progress.start(f"epoch {epoch + 1}/{self.settings.epochs}", steps)
-        losses: list[Tensor] = []
-        mean, text = 0.0, ""
+        self.progress.advance(done)
+        text = ""
         try:
-            for i, (images, labels) in enumerate(self.train):
-                losses.append(self._step(epoch * steps + i, images, labels))
-                if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
-                    mean = _finite_mean(losses, epoch * steps)
-                self.progress.advance(1, loss=mean)
-            top1 = self._validate()
-            rate = float(self.optimizer.param_groups[0]["lr"])
-            self.records.append(EpochRecord(epoch, mean, rate, top1, time.monotonic() - began))
+            batches = iter(self.train) if done < steps else iter(())
+            for i in range(done, steps):
+                step = epoch * steps + i
+                self._step(step, batches, self._passes(i))
+                self._watch(epoch, i + 1, time.monotonic() - began)
+                self.progress.advance(1, **self._facts(step + 1))
+            top1 = self._validate(lambda: self._leave(epoch, steps, time.monotonic() - began))
+            rate, mean = float(self.optimizer.param_groups[0]["lr"]), self.meter.mean_loss
+            seconds = time.monotonic() - began
+            self.runtime.log({"val/top1": top1, "val/epoch": float(epoch + 1)}, (epoch + 1) * steps)
+            self.records.append(EpochRecord(epoch, mean, rate, top1, seconds, self.meter.top1))
             if self.settings.keep == "best" and self._history().best_epoch == epoch:
                 self.best = {k: v.detach().clone() for k, v in self._evaluated().state_dict().items()}
+            self.meter, self.spent = Meter(), 0.0
             self._save(epoch)
-            text = f"loss {mean:.4f}, validation top-1 {100 * top1:.2f} %, {self.records[-1].seconds:.1f} s"
+            text = f"loss {mean:.4f}, validation top-1 {100 * top1:.2f} %, {seconds:.1f} s"
         finally:
             self.progress.done(text if self.runtime.main else "")
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
-        """One optimizer step; the loss, detached."""
-        set_learning_rate_(self.optimizer, learning_rate(self.settings, step, len(self.train)))
-        x = images.to(self.runtime.device, non_blocking=True)
-        target = labels.to(self.runtime.device, non_blocking=True)
-        if self.mixer is not None:
-            x, target = self.mixer(x, target)
-        if self.hook is not None:
-            self.hook.before_forward(step)
-        with self.runtime.autocast():
-            scores = logits(self.called(x))
-            loss = task_loss(scores, target, self.settings.label_smoothing)
-            if self.teacher is not None and self.settings.distill_weight:
-                with torch.no_grad():
-                    wanted = logits(self.teacher(x))
-                share = self.settings.distill_weight
-                soft = distillation_loss(scores, wanted, self.settings.distill_temperature)
-                loss = (1 - share) * loss + share * soft
-            if self.adds_loss is not None:
-                loss = loss + self.adds_loss.extra_loss(step)
-        self.runtime.backward(loss)
+    def _passes(self, i: int) -> int:
+        """Forward and backward passes of an epoch's step; its last step has what is left."""
+        return min(self.settings.accumulate, len(self.train) - i * self.settings.accumulate)
+
+    def _watch(self, epoch: int, done: int, seconds: float) -> None:
+        """After a step: looks at the loss, leaves a checkpoint, or stops, where it is time."""
+        every = self.upkeep.checkpoint_every if self.folder is not None else 0
+        due = bool(every) and (epoch * self.steps + done) % every == 0 and done < self.steps
+        look = done % CHECK_EVERY == 0 or done == self.steps
+        if look or due or (self.patience.asked is not None and not self.runtime.distributed):
+            self.meter.look(epoch * self.steps, self.runtime.mean, self.runtime.world)
+        if look:
+            values = {"loss": self.meter.recent, "top1": self.meter.top1, "images_per_second": self.meter.speed}
+            values["lr"] = float(self.optimizer.param_groups[0]["lr"])
+            self.runtime.log({f"train/{name}": value for name, value in values.items()}, epoch * self.steps + done)
+        if due:
+            self._save(epoch, done, seconds)
+        if look or not self.runtime.distributed:
+            self._leave(epoch, done, seconds)
+
+    def _leave(self, epoch: int, done: int, seconds: float) -> None:
+        """Saves and stops, if a signal came; several processes agree on it."""
+        asked = self.patience.asked is not None
+        if self.runtime.any(asked) if self.runtime.distributed else asked:
+            self._save(epoch, done, seconds)
+            self.progress.line(f"stopped after step {epoch * self.steps + done}; the checkpoint is in {self.folder}")
+            self.patience.act()
+            raise KeyboardInterrupt
+
+    def _facts(self, done: int) -> dict[str, float | str]:
+        """What is shown beside the bar after `done` steps of the run."""
+        now = time.monotonic()
+        if self.began is None:
+            self.began = (now, done)
+        since, first = self.began
+        if done == first or not self.meter.steps:
+            return {}
+        left = (now - since) / (done - first) * (self.settings.epochs * self.steps - done)
+        facts: dict[str, float | str] = {"loss": self.meter.mean_loss, "top-1": f"{100 * self.meter.top1:.1f} %"}
+        return facts | {"images/s": round(self.meter.speed, 1), "left": duration(left)}
+
+    def _step(self, step: int, batches: Iterator[Batch], passes: int) -> None:
+        """One optimizer step, of one or more forward and backward passes."""
+        set_learning_rate_(self.optimizer, learning_rate(self.settings, step, self.steps))
+        total, right, images = [], [], 0
+        for i in range(passes):
+            x, labels = self._next(batches, step)
+            self._seed(step, i)  # when the images are there: a loader that starts draws, too
+            with self.runtime.alone(self.called, i + 1 < passes):
+                loss, hits = self._pass(step, x, labels, passes)
+            total.append(loss)
+            right.append(hits)
+            images += len(x)
+        self.runtime.average_gradients(self.beside)
         if self.hook is not None:
             self.hook.after_backward(step)
         if self.settings.clip:
@@ -163,7 +258,48 @@ class _Run:
             self.hook.after_step(step)
         if self.average is not None:
             self.average.update(self.model, step=step)
-        return loss.detach()
+        self.meter.add(torch.stack(total).mean(), torch.stack(right).sum(), images)
+
+    def _seed(self, step: int, i: int) -> None:
+        number = (self.settings.seed * 1_000_003 + step) * 1009 + i
+        torch.manual_seed((number * 4099 + self.runtime.rank) % 2**63)
+
+    def _next(self, batches: Iterator[Batch], step: int) -> Batch:
+        try:
+            return next(batches)
+        except StopIteration:
+            raise TrainError(f"the training images ended before step {step}, though they said to be more") from None
+        except RuntimeError:  # a signal for the whole process group ends the workers that read images, too
+            if self.patience.asked is not None and not self.runtime.distributed:
+                self.meter.look(step - self.meter.steps, self.runtime.mean, self.runtime.world)
+                self._leave(step // self.steps, step % self.steps, self.spent)
+            raise
+
+    def _pass(self, step: int, images: Tensor, labels: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+        """Adds one pass' share of the gradients; its loss, and how many images it classified rightly."""
+        x = images.to(self.runtime.device, non_blocking=True)
+        target = labels.to(self.runtime.device, non_blocking=True)
+        if self.mixer is not None:
+            x, target = self.mixer(x, target)
+        if self.hook is not None:
+            self.hook.before_forward(step)
+        with self.runtime.autocast():
+            scores = logits(self.called(x))
+            loss = task_loss(scores, target, self.settings.label_smoothing)
+            share = self.settings.distill_weight
+            if self.teacher is not None and (share or self.features is not None):
+                with torch.no_grad():
+                    wanted = logits(self.teacher(x))
+                if share:
+                    soft = distillation_loss(scores, wanted, self.settings.distill_temperature)
+                    loss = (1 - share) * loss + share * soft
+                if self.features is not None:
+                    loss = loss + self.settings.feature_weight * self.features()
+            if self.adds_loss is not None:
+                loss = loss + self.adds_loss.extra_loss(step)
+        self.runtime.backward(loss / passes)
+        heavier = target.argmax(-1) if target.ndim > 1 else target
+        return loss.detach(), (scores.detach().argmax(-1) == heavier).sum()
 
     def _evaluated(self) -> nn.Module:
         """The weights that count: the averaged ones where averaging is on."""
@@ -171,7 +307,8 @@ class _Run:
         return self.model if averaged is None else averaged
 
     @torch.no_grad()
-    def _validate(self) -> float:
+    def _validate(self, between: Callable[[], None] | None = None) -> float:
+        """Top-1 on the validation images; `between` is called after every batch where there is one process."""
         module = self._evaluated().eval()
         right = torch.zeros(2, device=self.runtime.device, dtype=torch.int64)  # correct, seen
         for images, labels in self.val:
@@ -179,6 +316,8 @@ class _Run:
                 scores = logits(module(images.to(self.runtime.device)))
             right[0] += (scores.argmax(-1) == labels.to(self.runtime.device)).sum()
             right[1] += len(labels)
+            if between is not None and not self.runtime.distributed:
+                between()
         right = self.runtime.sum(right)
         return float(right[0]) / max(1, int(right[1]))
 
@@ -186,60 +325,51 @@ class _Run:
         """What two runs must share for one to go on from the other's checkpoint."""
         shapes = {k: list(v.shape) for k, v in self.model.state_dict().items()}
         own = {"images": self.train.size, "batches": len(self.train), "teacher": self.teacher is not None}
+        own |= {"processes": self.runtime.world}
         return {"settings": self.settings.to_json(), "shapes": shapes} | own
 
-    def _save(self, epoch: int) -> None:
+    def _save(self, epoch: int, done: int | None = None, seconds: float = 0.0) -> None:
+        """A checkpoint of the end of an epoch, or of the state after `done` of its steps."""
         if self.folder is not None and self.runtime.main:
-            tensors: dict[str, State] = {"model": self.model.state_dict()}
-            tensors["optimizer"] = ckpt.pack_optimizer(self.optimizer)
-            if self.average is not None:
-                tensors["average"] = self.average.module.state_dict()
-            if self.best is not None:
-                tensors["best"] = self.best
-            if self.has_state is not None:
-                tensors["hook"] = self.has_state.state_dict()
+            self.parts.check_finite(epoch * self.steps + (self.steps if done is None else done) - 1, self.folder)
+            tensors = self.parts.tensors() | ({} if self.best is None else {"best": self.best})
             records = [History.of((r,), "last").to_json()["epochs"][0] for r in self.records]
             state = {"run": self._identity(), "records": records, "start": self.start}
-            ckpt.write(self.folder, epoch, ckpt.Checkpoint(state, tensors))
+            state |= {"meter": self.meter.to_json(), "seconds": seconds, "scaler": self.runtime.scaler}
+            ckpt.write(self.folder, epoch, ckpt.Checkpoint(state, tensors), done)
         self.runtime.wait()
 
     def resume(self) -> None:
         """Takes up the newest checkpoint, if there is one."""
         found = ckpt.read_last(self.folder) if self.folder is not None else None
-        if found is None:
+        if found is None or self.folder is None:
             return
-        mine, theirs = self._identity(), found.state["run"]
-        if mine != theirs:
-            differing = [k for k in mine["settings"] if mine["settings"][k] != theirs["settings"].get(k)]
-            differing += [k for k in mine if k != "settings" and mine[k] != theirs.get(k)]
-            raise TrainError(
-                f"{self.folder} holds checkpoints of another run (differs in {', '.join(differing)}); "
-                "give another folder, or delete it to start over"
-            )
-        tensors = found.tensors
-        self.model.load_state_dict(dict(tensors["model"]))
-        ckpt.unpack_optimizer_(self.optimizer, tensors["optimizer"])
-        if self.average is not None:
-            self.average.module.load_state_dict(dict(tensors["average"]))
-        if "best" in tensors:
-            self.best = {k: v.to(self.runtime.device) for k, v in tensors["best"].items()}
-        if self.has_state is not None:
-            self.has_state.load_state_dict(dict(tensors.get("hook", {})))
+        check_same(self._identity(), found.state["run"], self.folder)
+        self.parts.load_(found.tensors)
+        if "best" in found.tensors:
+            self.best = {k: v.to(self.runtime.device) for k, v in found.tensors["best"].items()}
         self.records = [EpochRecord(**r) for r in found.state["records"]]
         self.start = found.state.get("start")
-        self.progress.line(f"going on after epoch {len(self.records)} of {self.settings.epochs} in {self.folder}")
+        self.meter, self.spent = Meter(**found.state["meter"]), found.state["seconds"]
+        self.runtime.scaler = found.state["scaler"]
+        within = f", step {self.meter.steps} of {self.steps}" if self.meter.steps else ""
+        self.progress.line(
+            f"going on after epoch {len(self.records)}{within} of {self.settings.epochs} in {self.folder}"
+        )
 
     def measure_start(self) -> None:
         """The weights that come in are the first to beat: training on few images may make a good model worse."""
-        if self.settings.keep == "best" and not self.records:
-            self.start = self._validate()
+        if self.settings.keep == "best" and self.best is None:
+            self.start = self._validate(self.patience.act)  # nothing to save yet
             self.best = {k: v.detach().clone() for k, v in self._evaluated().state_dict().items()}
 
     def _history(self) -> History:
         return History.of(tuple(self.records), self.settings.keep, self.start)
 
     def finish(self) -> History:
-        """Leaves the wanted weights in the model."""
+        """Leaves the wanted weights in the model, and whole splits to this process."""
+        for split in (self.train, self.val):
+            split.set_shard(0, 1)
         history = self._history()
         if history.best_epoch < 0 and self.settings.keep == "best" and self.runtime.main:
             self.progress.line(
@@ -253,16 +383,3 @@ class _Run:
         self.model.zero_grad(set_to_none=True)
         self.model.eval()
         return history
-
-
-def _finite_mean(losses: list[Tensor], first_step: int) -> float:
-    """The mean loss so far. Raises TrainError naming the first step whose loss is not finite."""
-    values = torch.stack(losses)
-    bad = torch.nonzero(~torch.isfinite(values))
-    if len(bad):
-        step = first_step + int(bad[0, 0])
-        raise TrainError(
-            f"the loss became {float(values[int(bad[0, 0])])} at step {step}; "
-            "lower the learning rate, lengthen the warm-up, or train without autocast (amp no)"
-        )
-    return float(values.mean())

@@ -11,10 +11,10 @@ class StepHook(Protocol):
     """Called by `fit` around every optimizer step; `step` counts from 0 over the whole run."""
 
     def before_forward(self, step: int) -> None:
-        """Before the forward pass of the step."""
+        """Before the forward pass of the step; before each of them where gradients of several are accumulated."""
 
     def after_backward(self, step: int) -> None:
-        """When gradients are there, before they are clipped and applied."""
+        """When all gradients of the step are there, before they are clipped and applied."""
 
     def after_step(self, step: int) -> None:
         """When the optimizer has changed the weights, before they are averaged."""
@@ -25,7 +25,7 @@ class LossHook(Protocol):
     """A hook that adds a term to the loss."""
 
     def extra_loss(self, step: int) -> Tensor:
-        """A scalar that is added to the loss of the step."""
+        """A scalar that is added to the loss of every forward pass."""
 
 
 @runtime_checkable

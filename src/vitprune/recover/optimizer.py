@@ -56,21 +56,26 @@ def _layers(model: nn.Module) -> dict[str, int]:
 
     The blocks are the elements of the list of like modules that holds the most parameters.
     """
-    lists = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and len({type(m) for m in module}) == 1
-    }
-    if not lists:
+    blocks = block_list(model)
+    if blocks is None:
         raise TrainError("layer decay needs a model with a list of like blocks, but this one has none; set it to 1")
-    blocks = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
     found: dict[str, int] = {}
     for name, _ in model.named_parameters():
         if name.startswith(f"{blocks}."):
             found[name] = 1 + int(name.removeprefix(f"{blocks}.").partition(".")[0])
         elif not any(layer > 0 for layer in found.values()):
             found[name] = 0
-    return found | {"": len(lists[blocks]) + 1}
+    return found | {"": len(list(model.get_submodule(blocks).children())) + 1}
+
+
+def block_list(model: nn.Module) -> str | None:
+    """The name of the list of like modules that holds the most parameters, or None."""
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and len({type(m) for m in module}) == 1
+    }
+    return max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default=None)
 
 
 def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:

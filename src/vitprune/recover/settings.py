@@ -35,21 +35,30 @@ class TrainSettings:
     clip: float = 1.0  # largest gradient norm, 0 = off
     layer_decay: float = 1.0  # learning rate factor per layer away from the head
     amp: str = "auto"  # autocast: "bf16", "fp16", "no", or "auto" (bf16 where the device has fast bf16 matmuls)
-    batch_size: int = 128  # images per step and process
+    batch_size: int = 128  # images per forward pass and process
+    accumulate: int = 1  # forward and backward passes per step, whose gradients are averaged
+    grad_checkpointing: bool = (
+        False  # forget activations and compute them again: less memory, a fifth to a third more time
+    )
     seed: int = 0
     keep: str = "best"  # weights left in the model: the "best" by validation top-1 (the start included), or the "last"
     distill_weight: float = 0.5  # share of the teacher's term when there is a teacher, 0..1
     distill_temperature: float = 2.0
+    feature_weight: float = 0.0  # weight of the difference between the token features of teacher and student, 0 = off
+    feature_layers: str = ""  # modules whose outputs are compared: "blocks.*", "norm=encoder.norm,..."; "": the last
     flip: bool = True  # the augmentation of data.AugmentSettings, kept here so that one value says everything
     crop_padding: int = 0
     erasing: float = 0.0
+    erasing_noise: bool = False
     resized_crop: float = 0.0
     color_jitter: float = 0.0
+    randaugment: float = 0.0
 
     def __post_init__(self) -> None:
         rules = (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
             ("lr", self.lr > 0, "positive"),
             ("warmup_epochs", self.warmup_epochs >= 0, "not negative"),
             ("min_lr", 0 <= self.min_lr <= 1, "in 0..1"),
@@ -64,11 +73,17 @@ class TrainSettings:
             ("amp", self.amp in AMP, "one of " + ", ".join(AMP)),
             ("keep", self.keep in ("best", "last"), "best or last"),
             ("distill_weight", 0 <= self.distill_weight <= 1, "in 0..1"),
+            ("feature_weight", self.feature_weight >= 0, "not negative"),
             ("distill_temperature", self.distill_temperature > 0, "positive"),
         )
         for name, holds, rule in rules:
             if not holds:
                 raise TrainError(f"{name} must be {rule}, but got {getattr(self, name)!r}")
+
+    def check_teacher(self, there: bool) -> None:
+        """Raises TrainError when token features are to be learned and there is no teacher."""
+        if self.feature_weight and not there:
+            raise TrainError(f"feature_weight {self.feature_weight:g} needs a teacher; name one, or set it to 0")
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `from_json` gives an equal value."""
@@ -92,6 +107,7 @@ class EpochRecord:
     lr: float  # at the epoch's end
     val_top1: float  # share in 0..1, of the averaged weights where averaging is on
     seconds: float  # wall clock, validation included
+    train_top1: float = 0.0  # share in 0..1 on the augmented training images; of the heavier class where they are mixed
 
 
 @dataclass(frozen=True, slots=True)
