@@ -36,7 +36,7 @@ def test_pruned_folder_loads_as_the_librarys_own_module(saved):
     assert plan.obtained["macs"]["ratio"] <= 0.5
     assert sum(p.numel() for p in model.parameters()) == plan.obtained["params"]["value"]
     assert model(torch.randn(5, 3, 16, 16)).shape == (5, 3)
-    assert plan.method == "refit-error"
+    assert plan.method == "output-error"
     assert plan.settings["seed"] == 0
     assert {"vitprune", "torch", "timm"} - set(plan.versions) <= {"vitprune"}  # not installed when run from source
     metrics = json.loads((saved / "metrics.json").read_text())
@@ -87,7 +87,7 @@ def test_a_pruned_folder_can_be_pruned_again(command, saved, image_folder):
     both = vitprune.Plan.from_json(Path("twice/plan.json").read_text())
     ratio = both.obtained["macs"]["ratio"] / first.obtained["macs"]["ratio"]
     assert ratio == pytest.approx(0.7, abs=0.1)
-    assert both.settings["before"] == [{"asked": {"macs": 0.5}, "method": "refit-error"}]
+    assert both.settings["before"] == [{"asked": {"macs": 0.5}, "method": "output-error"}]
     model = vitprune.load("twice")
     assert sum(p.numel() for p in model.parameters()) == both.obtained["params"]["value"]
 
@@ -105,7 +105,8 @@ def test_shares_per_kind_and_per_layer(command, image_folder):
     assert both.code == 0, both.err
     assert "asked macs=0.5" in both.out
     plan = vitprune.Plan.from_json(Path("both/plan.json").read_text())
-    assert 0.49 < plan.obtained["macs"]["ratio"] <= 0.5
+    assert 0.4 < plan.obtained["macs"]["ratio"] <= 0.5
+    assert any("no rounding step fits into what is left" in note for note in plan.settings["notes"])  # two blocks
     assert sum(plan.sizes()[n] for n in plan.sizes() if n.endswith(":block")) == 3
     model = vitprune.load("both")
     assert sum(p.numel() for p in model.parameters()) == plan.obtained["params"]["value"]
