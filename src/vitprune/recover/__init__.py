@@ -1,7 +1,7 @@
 """Training: fine-tuning after pruning, training from scratch, distillation."""
 
 from vitprune.recover.fit import fit
-from vitprune.recover.hook import LossHook, StatefulHook, StepHook
+from vitprune.recover.hook import LossHook, ParameterHook, StatefulHook, StepHook
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
 
-__all__ = ["EpochRecord", "History", "LossHook", "StatefulHook", "StepHook", "TrainError", "TrainSettings", "fit"]
+__all__ = ["EpochRecord", "History", "LossHook", "ParameterHook", "StatefulHook", "StepHook", "TrainError", "TrainSettings", "fit"]

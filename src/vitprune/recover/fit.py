@@ -13,9 +13,9 @@ from vitprune.data.batches import Batches
 from vitprune.models.loaded import logits
 from vitprune.progress import Progress, Silent
 from vitprune.recover import checkpoint as ckpt
-from vitprune.recover.hook import LossHook, StatefulHook, StepHook
+from vitprune.recover.hook import LossHook, ParameterHook, StatefulHook, StepHook
 from vitprune.recover.loss import Mixer, distillation_loss, make_mixer, task_loss
-from vitprune.recover.optimizer import learning_rate, make_optimizer, set_learning_rate_
+from vitprune.recover.optimizer import add_groups_, learning_rate, make_optimizer, set_learning_rate_
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
 
@@ -85,6 +85,8 @@ class _Run:
             split.set_shard(self.runtime.rank, self.runtime.world)
         self.called = self.runtime.wrap(self.model)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
+        if isinstance(also, ParameterHook):
+            add_groups_(self.optimizer, also.extra_parameters())
         self.stepper = self.runtime.prepare(self.optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = self._averaged()
