@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from vitprune.rotate.paths import Path, find_path
+from vitprune.rotate.paths import find_queries
 from vitprune.trace.graph import Graph, Group, IndexArray
 from vitprune.trace.labels import Array
 
@@ -45,6 +45,10 @@ class Cuts:
             return tuple(self._last_module(group))
         return self.readers(group) or (self._queries(group) if group.kind == "qk" else ())
 
+    def everywhere(self, group: Group) -> tuple[Slices, ...]:
+        """All slices of the group; once closed, such a mask opens again by the cost alone."""
+        return self.of(group) if group.kind == "block" else tuple(self._slices(group))
+
     def readers(self, group: Group) -> tuple[Slices, ...]:
         """Input columns of the layers that read the group's units."""
         return tuple(s for s in self._slices(group) if self._read[self._labels(s)].all())
@@ -73,30 +77,10 @@ class Cuts:
                 yield Slices(f"{path}.{name}", 0, np.arange(len(parameter), dtype=np.int64)[None, None])
 
     def _queries(self, group: Group) -> tuple[Slices, ...]:
-        path = find_path(self.graph, group)
-        if isinstance(path, Path):
-            side = (*path.left.weights, *path.left.biases)
-            return tuple(Slices(s.tensor, s.dim, s.index) for s in side)
-        return self._first_half(group)
-
-    def _first_half(self, group: Group) -> tuple[Slices, ...]:
-        """The query side where something stands between layer and product: what comes first in the model's order.
-
-        A guess, which `check_` compares with the oracle: a norm's weights, else the first of two layers, else the first
-        half of a fused one.
-        """
-        held = list(self._slices(group))
-        rows = [s for s in held if len(self.shapes[s.tensor]) > 1]
-        owners = list(dict.fromkeys(s.tensor.rpartition(".")[0] for s in rows))
-        norms = [s for s in held if s.tensor.rpartition(".")[0] not in owners and s.tensor.endswith(("weight", "bias"))]
-        if norms:
-            first = norms[0].tensor.rpartition(".")[0]
-            return tuple(s for s in norms if s.tensor.rpartition(".")[0] == first)
-        mine = [s for s in held if s.tensor.rpartition(".")[0] == owners[0]] if owners else []
-        if len(owners) > 1:
-            return tuple(mine)
-        return tuple(
-            Slices(s.tensor, s.dim, np.sort(s.index, axis=-1)[..., : s.index.shape[-1] // 2])
-            for s in mine
-            if s.index.shape[-1] % 2 == 0
-        )
+        """What makes the queries; where that is normed, the weights of the norm, the first of the two in the model."""
+        side = find_queries(self.graph, group)
+        rows = () if side is None else tuple(Slices(s.tensor, s.dim, s.index) for s in (*side.weights, *side.biases))
+        layers = {s.tensor.rpartition(".")[0] for s in self._slices(group) if len(self.shapes[s.tensor]) > 1}
+        behind = [s for s in self._slices(group) if s.tensor.rpartition(".")[0] not in layers]
+        norm = next((s.tensor.rpartition(".")[0] for s in behind if s.tensor.endswith(".weight")), None)
+        return rows if norm is None else tuple(s for s in behind if s.tensor.rpartition(".")[0] == norm)

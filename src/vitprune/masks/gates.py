@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from vitprune.masks.relax import Relaxation, StraightThrough
 from vitprune.masks.select import Selector
 from vitprune.masks.vectors import Sharing, vectors_of, without
 from vitprune.plan import GroupPlan, Plan, identity
-from vitprune.shrink import shrink
+from vitprune.shrink import keep_from, shrink
 from vitprune.trace.graph import Graph
 
 KINDS = ("mlp", "qk", "v", "heads", "residual")
@@ -45,6 +46,7 @@ class Gates:
         *,
         sharing: Sharing = "residual",
         freeze: Collection[str] = (),
+        everywhere: Collection[str] = (),
         round_to: int = 1,
         minimum: Minimum = None,
         relaxation: Relaxation | None = None,
@@ -53,7 +55,7 @@ class Gates:
         """Puts gates, all open, on `model`, which stays where it is; graph: its trace.
 
         kinds: of "mlp", "qk", "v", "heads", "residual", "block"; None: those of the first five that the model has.
-        freeze: kinds that keep their size. round_to, minimum: permitted sizes, as for `vitprune.allocate`. lr: learning
+        freeze: kinds that keep their size. everywhere: kinds masked in all their slices, see `on_model`. round_to, minimum: permitted sizes, as for `vitprune.allocate`. lr: learning
         rate of the masks, without weight decay.
 
         Raises MaskError when a kind that is named has no group that can be masked, or weights are frozen.
@@ -64,7 +66,7 @@ class Gates:
         groups = without(graph.groups, freeze, KINDS if kinds is None else kinds)
         self.left = {g.name: "; ".join(g.notes) for g in groups if not g.exact}
         cuts = Cuts(model, graph)
-        self.vectors, without_cut = vectors_of(cuts, [g for g in groups if g.exact], sharing)
+        self.vectors, without_cut = vectors_of(cuts, [g for g in groups if g.exact], sharing, everywhere)
         self.left |= without_cut
         if not self.vectors:
             raise MaskError(f"no group can be masked: {'; '.join(f'{n}: {why}' for n, why in self.left.items())}")
@@ -109,10 +111,16 @@ class Gates:
     def close(self) -> None:
         """Lets go of the model and leaves the masked weights in it."""
         if self._open:
-            self._open = False
-            self._weights, self._spare = {}, {}
-            for module, _, _ in self._norms:
-                vars(module).pop("forward", None)
+            weights = self._let_go()
+            for name, (parameter, _) in self._held.items():
+                weights[name].copy_(parameter.data)
+                parameter.data = weights[name]
+
+    def _let_go(self) -> dict[str, Tensor]:
+        weights, self._weights, self._spare, self._open = self._weights, {}, {}, False
+        for module, _, _ in self._norms:
+            vars(module).pop("forward", None)
+        return weights
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -120,7 +128,7 @@ class Gates:
         self.hard = self.select.select(self.relaxation.importance(self.alpha))
         self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
-    def _extended(self, values: Tensor) -> Tensor:
+    def extended(self, values: Tensor) -> Tensor:
         """Units, the constant 1, and the unions of vectors."""
         parts = [values, self._one.to(values.dtype)]
         if len(self._unions):
@@ -131,7 +139,7 @@ class Gates:
     def _write(self, values: Tensor) -> None:
         """Sets the parameters to weights times factors, and the norms to the kept positions."""
         self._factors = values
-        lines = self._extended(values)[self._ids].prod(1)
+        lines = self.extended(values)[self._ids].prod(1)
         for name, (parameter, mine) in self._held.items():
             target, weights = self._spare[name], self._weights[name]
             for i, line in enumerate(mine):
@@ -139,7 +147,7 @@ class Gates:
                 torch.mul(target if i else weights, factor, out=target)
             parameter.data = target
         if self._norms:
-            kept = self._extended(self.hard)[self._ids].prod(1)
+            kept = self.extended(self.hard)[self._ids].prod(1)
             for (_, line, _), held in zip(self._norms, self._kept, strict=True):
                 held.copy_(kept[line.start : line.stop])
 
@@ -158,7 +166,7 @@ class Gates:
     @torch.no_grad()
     def after_backward(self, step: int) -> None:
         """Gives the masks their gradients, and the optimizer the unmasked weights with theirs."""
-        extended = self._extended(self._factors)
+        extended = self.extended(self._factors)
         columns = extended[self._ids]
         lines = columns.prod(1)
         slopes = torch.zeros_like(lines)
@@ -208,8 +216,7 @@ class Gates:
     def presence(self) -> dict[str, Tensor]:
         """Vector name -> (lanes, size) of what the cost counts for each unit, differentiable in the masks."""
         values = self.relaxation.presence(self.alpha, self.hard)
-        parts = values.split([v.lanes * v.size for v in self.vectors])
-        return {v.name: part.view(v.lanes, v.size) for v, part in zip(self.vectors, parts, strict=True)}
+        return {v.name: p.view(v.lanes, v.size) for v, p in zip(self.vectors, self._parts(values), strict=True)}
 
     def scores(self) -> Scores:
         """Group name -> float64 (lanes, size): what ranks the units, for every group of the graph."""
@@ -220,8 +227,7 @@ class Gates:
         """Group name -> (lanes, size) of per-unit values; ones where no vector decides, the largest of several."""
         found: dict[str, Any] = {g.name: np.ones((g.lanes, g.size)) for g in self.graph.groups}
         seen: set[str] = set()
-        parts = values.split([v.lanes * v.size for v in self.vectors])
-        for v, part in zip(self.vectors, parts, strict=True):
+        for v, part in zip(self.vectors, self._parts(values), strict=True):
             own = part.view(v.lanes, v.size).numpy()
             for name in v.groups:
                 found[name] = np.maximum(found[name], own) if name in seen else own.copy()
@@ -253,11 +259,25 @@ class Gates:
             self.alpha.copy_(self.relaxation.inverse(torch.cat(parts).to(self.alpha.device)))
         self.refresh()
 
+    @torch.no_grad()
+    def adopt(self, plan: Plan) -> None:
+        """Masks by a plan instead of by importance, until the next step."""
+        parts = []
+        for v, own in zip(self.vectors, self._parts(self.hard), strict=True):
+            table = torch.zeros(v.lanes, v.size)
+            for lane, kept in enumerate(plan.groups[v.groups[0]].kept):
+                table[lane, list(kept)] = 1
+            parts.append(table.flatten().to(own.device) if v.alone else own)
+        self.hard = torch.cat(parts)
+        self._write(self.relaxation.evaluated(self.alpha, self.hard))
+
+    def _parts(self, values: Tensor) -> Sequence[Tensor]:
+        return values.split([v.lanes * v.size for v in self.vectors])
+
     @contextmanager
     def closed(self) -> Iterator[nn.Module]:
         """Meanwhile the model is a plain one, with the masked weights."""
-        weights = self._weights
-        self.close()
+        weights = self._let_go()
         try:
             yield self.model
         finally:
@@ -265,10 +285,37 @@ class Gates:
                 parameter.data = weights[name]
             self.open_()
 
-    def shrink(self, example: tuple[Any, ...], *, check: bool = True) -> nn.Module:
-        """The model that `plan()` gives now; example: what the graph was traced with."""
+    def shrink(self, example: tuple[Any, ...], plan: Plan | None = None, *, check: bool = True) -> nn.Module:
+        """The model that `plan` (or that of now) gives, all factors folded in; example: what the graph was traced with.
+
+        Raises OracleError when it differs from the masked dense one.
+        """
+        if plan is not None:
+            self.adopt(plan)
+        chosen = self.plan() if plan is None else plan
         with self.closed() as model:
-            return shrink(model, self.graph, self.plan(), check=check, example=example)
+            return shrink(model, self.graph, chosen, check=check, example=example)
+
+    def behind(self, plan: Plan) -> dict[str, int]:
+        """Parameter name -> elements that a mask silences but that the shrunk model still has, where there are any.
+
+        Only masks of which a group has several leave any: a unit goes when all of them drop it.
+        """
+        keep = keep_from(self.graph, plan)
+        lines = self.extended(self.hard)[self._ids].prod(1).cpu().numpy()
+        found: dict[str, int] = {}
+        for name, (parameter, mine) in self._held.items():
+            stays = [np.ones(n, dtype=bool) for n in parameter.shape]
+            for dim, kept in enumerate(keep.tensor(name)):
+                if kept is not None:
+                    stays[dim] = np.isin(np.arange(parameter.shape[dim]), kept)
+            sounds = [s.copy() for s in stays]
+            for line in mine:
+                sounds[line.dim] &= lines[line.start : line.stop] > 0
+            lost = math.prod(int(s.sum()) for s in stays) - math.prod(int(s.sum()) for s in sounds)
+            if lost:
+                found[name] = lost
+        return found
 
 
 def _along(line: Tensor, dim: int, ndim: int) -> Tensor:

@@ -31,14 +31,23 @@ def norms_of(graph: Graph) -> Iterator[tuple[str, Ints, bool]]:
     for path, mine in nodes.items():
         if {op_name(n) for n in mine} not in ({"layer_norm"}, {"rms_norm"}) or len(mine[0].args[1]) != 1:
             continue
-        value = graph.detail.propagated.values.get(mine[0].args[0].name)
-        fields = value.on(-1) if isinstance(value, Value) else ()
-        if not fields:
-            continue
-        array = fields[-1].array
-        line = np.asarray(array[tuple(slice(None) if d == array.ndim - 1 else 0 for d in range(array.ndim))])
-        if path and array.size == line.size and len(line) == value.shape[-1] and (line >= 0).all():
+        line = _line(graph, mine[0])
+        if path and line is not None and len(line) == mine[0].args[1][0] and (line >= 0).all():
             yield path, line, op_name(mine[0]) == "rms_norm"
+
+
+def _line(graph: Graph, node: Any) -> Ints | None:
+    """Labels of the normalised positions: the weight's, else those of the input where all rows have the same."""
+    weight = node.args[2] if len(node.args) > 2 else node.kwargs.get("weight")
+    held = graph.detail.captured.tensors.get(getattr(weight, "name", ""))
+    lines = graph.detail.propagated.tensors.get(held, ())
+    if len(lines) == 1 and lines[0] is not None:
+        own: Ints = lines[0]
+        return own
+    value = graph.detail.propagated.values.get(node.args[0].name)
+    fields = value.on(-1) if isinstance(value, Value) else ()
+    array = fields[-1].array if fields else np.zeros((2, 0))
+    return np.asarray(array.ravel()) if array.size == array.shape[-1] else None
 
 
 def kept_forward(module: nn.Module, kept: Tensor, rms: bool) -> Callable[[Tensor], Tensor]:

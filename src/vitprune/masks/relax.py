@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -74,3 +76,51 @@ class StraightThrough:
     def inverse(self, importance: Tensor) -> Tensor:
         """The importance itself."""
         return importance
+
+
+class HardConcrete:
+    """L0 gates: a stretched, clipped concrete variable, whose chance to be above 0 the cost counts.
+
+    `alpha` is log alpha. What is evaluated is the variable without noise, folded into the weights, where the plan keeps
+    the unit.
+
+    Source: arXiv 1712.01312, equations 10 to 13; beta 2/3, gamma -0.1, zeta 1.1.
+    """
+
+    draws = True
+    beta, gamma, zeta = 2 / 3, -0.1, 1.1
+
+    def start(self, units: int) -> Tensor:
+        """log alpha 2.5: present with a chance of 0.98."""
+        return torch.full((units,), 2.5)
+
+    def importance(self, alpha: Tensor) -> Tensor:
+        """The median of the concrete variable, 0..1."""
+        return torch.sigmoid(alpha)
+
+    def _stretched(self, s: Tensor) -> Tensor:
+        return (s * (self.zeta - self.gamma) + self.gamma).clamp(0, 1)
+
+    def factors(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """A draw, 0..1."""
+        u = torch.rand_like(alpha).clamp(1e-6, 1 - 1e-6)
+        return self._stretched(torch.sigmoid((u.log() - (1 - u).log() + alpha) / self.beta))
+
+    def presence(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """The chance that the factor is above 0."""
+        return torch.sigmoid(alpha - self.beta * math.log(-self.gamma / self.zeta))
+
+    def evaluated(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """The factor without noise where the plan keeps the unit, else 0."""
+        return hard * self._stretched(torch.sigmoid(alpha))
+
+    def settle_(self, alpha: Tensor) -> None:
+        """Holds log alpha in -5..5, beyond which the sigmoid is flat."""
+        alpha.clamp_(-5, 5)
+
+    def inverse(self, importance: Tensor) -> Tensor:
+        """-5..5."""
+        return 10 * importance - 5
+
+
+RELAXATIONS: dict[str, Callable[[], Relaxation]] = {"straight-through": StraightThrough, "hard-concrete": HardConcrete}

@@ -28,12 +28,14 @@ class Vector:
     alone: bool = True
 
 
-def vectors_of(cuts: Cuts, groups: Sequence[Group], sharing: Sharing) -> tuple[tuple[Vector, ...], Mapping[str, str]]:
+def vectors_of(
+    cuts: Cuts, groups: Sequence[Group], sharing: Sharing, everywhere: Collection[str] = ()
+) -> tuple[tuple[Vector, ...], Mapping[str, str]]:
     """The vectors that mask `groups`, and group name -> why a group can have none.
 
     "residual": one vector per group. "blocks": one for the groups at the same place of every block. "independent": for
     the residual width one for each layer that writes to it. "inputs": for the residual width one for each layer that
-    reads it (queries, keys and values of a fused layer share theirs).
+    reads it (queries, keys and values of a fused layer share theirs). everywhere: kinds masked in all their slices.
 
     Source: sharing strategies of L. Tredese (Politecnico di Torino, 2023); "inputs": arXiv 2104.08500, section 3.
     """
@@ -52,7 +54,7 @@ def vectors_of(cuts: Cuts, groups: Sequence[Group], sharing: Sharing) -> tuple[t
             if not any(v.groups == (group.name,) for v in found):
                 left[group.name] = "no layer holds one slice per unit of it"
             continue
-        slices = cuts.of(group)
+        slices = cuts.everywhere(group) if group.kind in everywhere else cuts.of(group)
         if slices:
             found.append(Vector(group.name, group.kind, group.lanes, group.size, slices, (group.name,)))
         else:

@@ -1,0 +1,83 @@
+"""The search phase: gates, and the cost that closes them, as one hook of the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
+from vitprune.masks.errors import MaskError
+from vitprune.masks.gates import Gates
+
+LOOK_EVERY = 20  # steps between looks at what is left, each of which waits for the device
+
+
+class Search:
+    """Trains gates under a pressure; pass it to `vitprune.recover.fit` as its hook."""
+
+    def __init__(self, gates: Gates, pressure: Pressure, steps: int) -> None:
+        """steps: of the whole search, over which a target's budget falls."""
+        self.gates, self.pressure, self.steps = gates, pressure, steps
+        self.cost = SoftCost(gates, pressure.measured)
+        self.goal = 0.0 if pressure.target is None else pressure.target.budget(self.cost.dense) / self.cost.dense
+        device = gates.alpha.device
+        first = FIRST if pressure.weight is None else pressure.weight
+        self.strength = torch.tensor(first, dtype=torch.float64, device=device)
+        self.now = torch.ones((), dtype=torch.float64, device=device)
+
+    def budget(self, step: int) -> float:
+        """The share of the dense cost that is permitted at a step."""
+        done = min(1.0, (step + 1) / max(1.0, RAMP * self.steps))
+        return 1 - (1 - self.goal) * done
+
+    def extra_loss(self, step: int) -> Tensor:
+        """The cost's part of the loss."""
+        cost = self.cost()
+        self.now = cost.detach()
+        if self.pressure.target is None:
+            return (self.strength * cost).float()
+        return (self.strength * torch.relu(cost - self.budget(step))).float()
+
+    def extra_parameters(self) -> Mapping[str, tuple[Sequence[nn.Parameter], float, float]]:
+        """The masks."""
+        return self.gates.extra_parameters()
+
+    def before_forward(self, step: int) -> None:
+        """See `Gates`."""
+        self.gates.before_forward(step)
+
+    def after_backward(self, step: int) -> None:
+        """See `Gates`."""
+        self.gates.after_backward(step)
+
+    def after_step(self, step: int) -> None:
+        """See `Gates`; a target's weight follows the cost. Raises MaskError when nothing is left to close."""
+        self.gates.after_step(step)
+        if self.pressure.target is not None:
+            above = self.now > self.budget(step)
+            self.strength = torch.where(above, self.strength * GROWTH, self.strength / GROWTH).clamp(1e-6, 1e6)
+        if (step + 1) % LOOK_EVERY == 0 or step + 1 == self.steps:
+            self._look(step)
+
+    def _look(self, step: int) -> None:
+        if self.gates.select.collapsed(self.gates.hard):
+            asked = (
+                f"a cost weight of {self.pressure.weight:g}"
+                if self.pressure.target is None
+                else f"the target {self.pressure.target}"
+            )
+            raise MaskError(
+                f"all masks are at their smallest sizes at step {step}, with {asked}: nothing but them is left of the "
+                "model. Lower the weight, ask for a larger target, or lower the masks' learning rate"
+            )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The gates' state and the weight of now."""
+        return {**self.gates.state_dict(), "strength": self.strength}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores it."""
+        self.gates.load_state_dict(state)
+        self.strength = state["strength"].to(self.strength.device).clone()
