@@ -27,8 +27,8 @@ def on_model(
 ) -> Gates:
     """Gates on `model`, each kind compared first with the oracle under a random plan; arguments are those of `Gates`.
 
-    A kind that fails with one slice per way is masked in all its slices; one that fails then too (norms over it that are
-    written out in single operators) is left out, and the reason is in `left`.
+    A kind that fails with one slice per way is masked in all its slices; one that fails then too (norms over it that
+    are written out in single operators) is left out, and the reason is in `left`.
 
     Raises MaskError when a kind that was named, or every kind, has to be left out.
     """
@@ -45,7 +45,9 @@ def on_model(
             except MaskError as error:
                 why = str(error)
                 break
-            why = f"a masked model would differ from the shrunk one by {gap:.1e} (norms written out in single operators)"
+            why = (
+                f"the masked model would differ from the shrunk one by {gap:.1e} (a norm that is no module of its own)"
+            )
             if gap <= TOLERANCE:
                 good.append(kind)
                 everywhere += wide

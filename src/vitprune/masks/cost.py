@@ -22,8 +22,8 @@ class SoftCost:
     """The trace's polynomial of MACs or parameters at the masks' sizes, as a share of the dense model's.
 
     The value is exact: that of the plan of now, where the relaxation counts whole units. The gradient reaches every
-    unit; a group's size is the mean over its lanes of the units counted in each. Groups decided by several masks have the
-    size that can be removed, and the gradient of the masks' mean.
+    unit; a group's size is the mean over its lanes of the units counted in each. Groups decided by several masks have
+    the size that stays, and the gradient of the masks' mean.
     """
 
     def __init__(self, gates: Gates, metric: str) -> None:
@@ -62,7 +62,7 @@ class SoftCost:
         self.units = torch.as_tensor(where[1], device=device)
         self.shares = torch.as_tensor(mean[where], device=device)
         self.count = len(groups)
-        self.one = torch.eye(self.count + 1, dtype=torch.float64, device=device)[-1]  # what shorter products are filled with
+        self.one = torch.eye(self.count + 1, dtype=torch.float64, device=device)[-1]  # fills up short products
 
     def __call__(self) -> Tensor:
         """A float64 scalar: 1 is the dense model."""
@@ -85,8 +85,8 @@ class Pressure:
     """How the cost enters the loss: a fixed weight, or whatever weight a target needs.
 
     With a weight: loss + weight x cost, where the cost of the dense model is 1. With a target: loss + s x max(0, cost -
-    budget), where the budget falls from 1 to the target over the first 70 % of the search, and s grows by 5 % with every
-    step above the budget and falls by as much with every step within it.
+    budget), where the budget falls from 1 to the target over the first 70 % of the search, and s grows by 5 % with
+    every step above the budget and falls by as much with every step within it.
 
     Source: L. Tredese (Politecnico di Torino, 2023), whose weight is fixed and whose cost is of parameters.
     """

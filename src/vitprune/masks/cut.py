@@ -1,9 +1,9 @@
 """Where a mask multiplies: the slices of a group that alone silence its units.
 
 A unit that is zero in all its slices gives no gradient to any of them, so a mask could never bring it back. It is
-therefore put in one place on every way from the unit to the output. These are the input columns of the layers that read
-the unit; the layers that make it go on making it. Query and key dims are read by no layer but by their product: there it
-is the rows that make the queries, or the weights of the norm behind them.
+therefore put in one place on every way from the unit to the output. These are the input columns of the layers that
+read the unit; the layers that make it go on making it. Query and key dims are read by no layer but by their product:
+there it is the rows that make the queries, or the weights of the norm behind them.
 """
 
 from __future__ import annotations

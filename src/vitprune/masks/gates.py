@@ -55,8 +55,8 @@ class Gates:
         """Puts gates, all open, on `model`, which stays where it is; graph: its trace.
 
         kinds: of "mlp", "qk", "v", "heads", "residual", "block"; None: those of the first five that the model has.
-        freeze: kinds that keep their size. everywhere: kinds masked in all their slices, see `on_model`. round_to, minimum: permitted sizes, as for `vitprune.allocate`. lr: learning
-        rate of the masks, without weight decay.
+        freeze: kinds that keep their size. everywhere: kinds masked in all their slices, see `on_model`. round_to,
+        minimum: permitted sizes, as for `vitprune.allocate`. lr: learning rate of the masks, without weight decay.
 
         Raises MaskError when a kind that is named has no group that can be masked, or weights are frozen.
         """
@@ -73,7 +73,9 @@ class Gates:
         norms = list(norms_of(graph))
         rms = {path for path, _, is_rms in norms if is_rms}
         labels = [(path, line) for path, line, _ in norms]
-        self.layout, norm_lines = layout_of(graph, self.vectors, cuts.shapes, labels, round_to, minimum)
+        split = dict.fromkeys(v.groups[0] for v in self.vectors if not v.alone) if sharing == "independent" else {}
+        followers = [(name, s) for name in split for s in cuts.readers(graph[name])]
+        self.layout, norm_lines = layout_of(graph, self.vectors, cuts.shapes, labels, followers, round_to, minimum)
         named = dict(model.named_parameters(remove_duplicate=False))
         device = next(iter(named.values())).device
         self.select = Selector(self.layout, device)
@@ -87,7 +89,7 @@ class Gates:
             self._held[line.tensor] = (named[line.tensor], (*lines, line))
         frozen = [name for name, (p, _) in self._held.items() if not p.requires_grad]
         if frozen:
-            raise MaskError(f"masks need the gradients of the weights they multiply, but {frozen[0]} does not ask for any")
+            raise MaskError(f"masks need the gradients of the weights they multiply, but {frozen[0]} has none")
         self._norms = [(model.get_submodule(line.tensor), line, line.tensor in rms) for line in norm_lines]
         self._kept = [torch.ones(line.stop - line.start, device=device) for line in norm_lines]
         self._weights: dict[str, Tensor] = {}  # the unmasked values, while the model holds masked ones
@@ -106,7 +108,8 @@ class Gates:
         self._spare = {name: torch.empty_like(p.data) for name, (p, _) in self._held.items()}
         for (module, _, rms), kept in zip(self._norms, self._kept, strict=True):
             vars(module)["forward"] = kept_forward(module, kept, rms)
-        self.refresh()
+        with torch.no_grad():
+            self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
     def close(self) -> None:
         """Lets go of the model and leaves the masked weights in it."""
@@ -272,7 +275,7 @@ class Gates:
         self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
     def _parts(self, values: Tensor) -> Sequence[Tensor]:
-        return values.split([v.lanes * v.size for v in self.vectors])
+        return torch.split(values, [v.lanes * v.size for v in self.vectors])
 
     @contextmanager
     def closed(self) -> Iterator[nn.Module]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vitprune.allocate.widths import Minimum, least, permitted_sizes
 from vitprune.arrays import Ints
+from vitprune.masks.cut import Slices
 from vitprune.masks.vectors import Vector
 from vitprune.trace.graph import Graph
 
@@ -54,11 +55,14 @@ def layout_of(
     vectors: Sequence[Vector],
     shapes: Mapping[str, tuple[int, ...]],
     norms: Sequence[tuple[str, Ints]],
+    followers: Sequence[tuple[str, Slices]],
     round_to: int,
     minimum: Minimum,
 ) -> tuple[Layout, tuple[Line, ...]]:
-    """The layout, and the lines of the norms. shapes: of the parameters. norms: (module path, labels of the positions that
-    it averages over).
+    """The layout, and the lines of the norms.
+
+    shapes: of the parameters. norms: (module path, labels of the positions that it averages over). followers: (group
+    with several vectors, what is silent where all of them are closed).
     """
     offset = np.concatenate([[0], np.cumsum([v.lanes * v.size for v in vectors])]).astype(np.int64)
     units = int(offset[-1])
@@ -72,6 +76,11 @@ def layout_of(
         for s in v.slices:
             numbers = np.repeat(first + np.arange(v.lanes * v.size), s.index.shape[-1])
             table.put(("", s.tensor, s.dim), shapes[s.tensor][s.dim], s.index.ravel(), numbers)
+    for group, s in followers:
+        numbers = units + 1 + union_of[group] + np.arange(s.index.shape[0] * s.index.shape[1])
+        table.put(
+            ("", s.tensor, s.dim), shapes[s.tensor][s.dim], s.index.ravel(), np.repeat(numbers, s.index.shape[-1])
+        )
     own = _units_of_classes(graph, vectors, offset, union_of, units)
     for path, labels in norms:
         table.add_labels(("norm", path, 0), graph, labels, own)
@@ -146,7 +155,7 @@ def _clusters(graph: Graph, vectors: Sequence[Vector], round_to: int, minimum: M
     widest = max(v.size for v in vectors)
     table = np.zeros((len(kept), widest + 1), dtype=np.int64)
     for c in range(len(kept)):
-        own = [graph[g] for i in np.flatnonzero(cluster == c) for g in vectors[i].groups]
+        own = [graph[g] for i in np.flatnonzero(cluster == c).tolist() for g in vectors[i].groups]
         sizes = permitted_sizes(own[0], round_to, min(least(own[0], minimum), own[0].size))
         table[c] = np.append(sizes, sizes[-1])[np.searchsorted(sizes, np.arange(widest + 1))]
     return np.asarray(cluster, dtype=np.int64), table

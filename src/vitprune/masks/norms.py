@@ -19,7 +19,7 @@ CASTS = frozenset(["to", "type_as", "_to_copy", "float"])
 
 
 def norms_of(graph: Graph) -> Iterator[tuple[str, Ints, bool]]:
-    """(module path, labels of the normalised positions, RMS norm?) of every module that is a layer norm or RMS norm and no more.
+    """(module path, labels of the normalised positions, RMS norm?) of every module that is a norm and nothing else.
 
     The labels are (size,). Norms written out in single operators, and those whose positions differ from head to head,
     are left out: masks that need them do not pass `check_`.

@@ -42,8 +42,9 @@ class Relaxation(Protocol):
 class StraightThrough:
     """theta = |alpha|, from 1, cut at 0.5; the gradient passes the cut unchanged.
 
-    Source: L. Tredese, Politecnico di Torino, 2023; the gradient: arXiv 1308.3432, section 4. Unlike there |alpha| is
-    held at 1 at most, so that a unit that was important for long can still leave when its turn comes.
+    Source: L. Tredese, Politecnico di Torino, 2023; the gradient: arXiv 1308.3432, section 4. Unlike there alpha is
+    held in 0.001..1: above, so that a unit that was important for long can still leave when its turn comes; below, as
+    |alpha| would rise again on the other side of 0, where the optimizer's momentum carries it.
     """
 
     draws = False
@@ -70,8 +71,8 @@ class StraightThrough:
         return hard
 
     def settle_(self, alpha: Tensor) -> None:
-        """Holds alpha in -1..1."""
-        alpha.clamp_(-1, 1)
+        """Holds alpha in 0.001..1; at 0 the modulus has no slope."""
+        alpha.clamp_(1e-3, 1)
 
     def inverse(self, importance: Tensor) -> Tensor:
         """The importance itself."""

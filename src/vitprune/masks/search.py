@@ -11,6 +11,7 @@ from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 
+COLLAPSED = 0.75  # share of masks at their smallest size, from which on a model counts as dead
 LOOK_EVERY = 20  # steps between looks at what is left, each of which waits for the device
 
 
@@ -53,7 +54,7 @@ class Search:
         self.gates.after_backward(step)
 
     def after_step(self, step: int) -> None:
-        """See `Gates`; a target's weight follows the cost. Raises MaskError when nothing is left to close."""
+        """See `Gates`; a target's weight follows the cost. Raises MaskError when the model is dead."""
         self.gates.after_step(step)
         if self.pressure.target is not None:
             above = self.now > self.budget(step)
@@ -62,15 +63,17 @@ class Search:
             self._look(step)
 
     def _look(self, step: int) -> None:
-        if self.gates.select.collapsed(self.gates.hard):
+        lost = self.gates.select.at_smallest(self.gates.hard)
+        if lost >= COLLAPSED:
             asked = (
                 f"a cost weight of {self.pressure.weight:g}"
                 if self.pressure.target is None
                 else f"the target {self.pressure.target}"
             )
             raise MaskError(
-                f"all masks are at their smallest sizes at step {step}, with {asked}: nothing but them is left of the "
-                "model. Lower the weight, ask for a larger target, or lower the masks' learning rate"
+                f"{100 * lost:.0f} % of the masks are at their smallest size at step {step}, with {asked}: such a model "
+                "is dead. Lower the weight or ask for a larger target; give smallest sizes; or lower the masks' "
+                "learning rate"
             )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -35,6 +35,6 @@ class Selector:
         rank[order] = torch.arange(len(order), device=order.device) - self.start[self.lane[order]]
         return (rank < counts[self.cluster[self.lane]]).to(theta.dtype)
 
-    def collapsed(self, hard: Tensor) -> bool:
-        """Whether every cluster is at its smallest size."""
-        return bool((self.counts(hard > 0.5) <= self.smallest).all())
+    def at_smallest(self, hard: Tensor) -> float:
+        """The share of clusters that are at their smallest size."""
+        return float((self.counts(hard > 0.5) <= self.smallest).double().mean())

@@ -50,8 +50,8 @@ def train_masks(
     """The smaller model that masks and weights, trained together, end with. `model` is changed: it was trained too.
 
     graph, example: the model's trace, and the arguments that it was made with. teacher: for all phases. With
-    `checkpoint_dir` a run that was stopped goes on from the last whole epoch of the phase that it was in, on the CPU bit
-    for bit.
+    `checkpoint_dir` a run that was stopped goes on from the last whole epoch of the phase that it was in, on the CPU
+    bit for bit.
 
     With a target, the masks at the end are within a few units of it; the units that are missing or too many are then
     chosen by importance, so that the plan is at most the target and within 1 % of it or one rounding step.

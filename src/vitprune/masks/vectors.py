@@ -80,7 +80,7 @@ def without(groups: Sequence[Group], freeze: Collection[str], kinds: Collection[
     if not chosen:
         held = sorted({g.kind for g in groups})
         raise MaskError(
-            f"masks need groups of the kinds asked ({', '.join(kinds)}; frozen: {', '.join(freeze) or 'none'}), but the "
-            f"model has {', '.join(held) or 'none'}"
+            f"masks need groups of the kinds asked ({', '.join(kinds)}; frozen: {', '.join(freeze) or 'none'}), but "
+            f"the model has {', '.join(held) or 'none'}"
         )
     return chosen

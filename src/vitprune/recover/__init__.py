@@ -4,4 +4,5 @@ from vitprune.recover.fit import fit
 from vitprune.recover.hook import LossHook, ParameterHook, StatefulHook, StepHook
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
 
-__all__ = ["EpochRecord", "History", "LossHook", "ParameterHook", "StatefulHook", "StepHook", "TrainError", "TrainSettings", "fit"]
+__all__ = ["EpochRecord", "History", "LossHook", "ParameterHook", "StatefulHook", "StepHook", "TrainError"]
+__all__ += ["TrainSettings", "fit"]

@@ -99,4 +99,5 @@ def add_groups_(
     """Adds a hook's parameters, name -> (parameters, learning rate, weight decay); the rate follows no schedule."""
     for parameters, rate, decay in groups.values():
         own = {"params": list(parameters), "weight_decay": decay, "lr": rate, "own_lr": rate}
-        optimizer.add_param_group(own | ({"fallback_lr_scale": 1.0} if "fallback_lr_scale" in optimizer.defaults else {}))
+        muon = {"fallback_lr_scale": 1.0} if "fallback_lr_scale" in optimizer.defaults else {}
+        optimizer.add_param_group(own | muon)

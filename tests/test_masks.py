@@ -1,0 +1,280 @@
+"""Masks in training: equal to the shrunk model at every step, exact gradients and costs, phases, errors."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from matrix import output, relative, traced
+from vitprune.allocate import Target
+from vitprune.data import TensorBatches
+from vitprune.masks import Gates, MaskError, MaskSettings, Pressure, Search, on_model, train_masks
+from vitprune.masks.check import half
+from vitprune.masks.cost import SoftCost
+from vitprune.masks.relax import HardConcrete, StraightThrough
+from vitprune.preprocessing import Preprocessing
+from vitprune.recover import TrainSettings, fit
+from vitprune.shrink import shrink
+from zoo import CASES
+
+TINY = "timm/vit_tiny/fused"
+ALL = ("mlp", "qk", "v", "heads", "residual")
+SETTINGS = TrainSettings(epochs=2, lr=1e-3, batch_size=8, warmup_epochs=0.0, amp="no", keep="last", flip=False)
+
+
+class Real(StraightThrough):
+    """Real-valued factors, whose gradients can be compared with anything."""
+
+    def factors(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """The numbers themselves."""
+        return alpha * 1.0
+
+    evaluated = factors
+
+    def settle_(self, alpha: Tensor) -> None:
+        """Nothing."""
+
+
+def pictures(count: int = 48, size: int = 32, shuffle: bool = True) -> TensorBatches:
+    """Noise with a bright quarter, which is the class."""
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.arange(count) % 4
+    images = torch.randint(0, 120, (count, 3, size, size), generator=generator)
+    for image, label in zip(images, labels, strict=True):
+        row, column = size // 2 * (int(label) // 2), size // 2 * (int(label) % 2)
+        image[:, row : row + size // 2, column : column + size // 2] += 100
+    prep = Preprocessing((size, size), (0.5,) * 3, (0.5,) * 3, "bilinear", 3)
+    return TensorBatches(images.to(torch.uint8), labels, prep, batch_size=8, shuffle=shuffle, seed=0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        TINY, "timm/vit_tiny_qk_norm/fused", "timm/swin_tiny/fused", "timm/eva02_base/fused", "hf/vit/eager",
+        "hf/dinov2/fused",
+    ],
+)  # fmt: skip
+def test_the_masked_model_is_the_shrunk_one_at_every_step(name: str) -> None:
+    case = CASES[name]
+    ready = traced(case)
+    gates = on_model(ready.model, ready.graph, ALL, lr=0.2)
+    optimizer = torch.optim.AdamW([*ready.model.parameters(), gates.alpha], lr=1e-3)
+    cost, seen = SoftCost(gates, "macs"), []
+    for step in range(6):
+        gates.before_forward(step)
+        (output_of(case, ready.model).square().mean() * 1e-3 + cost()).backward()
+        gates.after_backward(step)
+        noise = torch.Generator().manual_seed(step)
+        gates.alpha.grad = gates.alpha.grad * torch.rand(gates.alpha.shape, generator=noise)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3
+        optimizer.step()
+        gates.alpha.data -= 0.2 * torch.rand(gates.alpha.shape, generator=noise)
+        gates.after_step(step)
+        optimizer.zero_grad()
+        ready.model.eval()
+        if step in (1, 3, 5):
+            plan = gates.plan()
+            small = gates.shrink(case.example(2))
+            assert relative(output(case, ready.model, 2), output(case, small, 2)) < 1e-5
+            assert float(cost().detach()) == pytest.approx(ready.graph.cost(plan.sizes())[0] / ready.graph.cost()[0])
+            seen.append(len(plan.pruned()))
+    assert seen[-1] >= len(gates.vectors) - 2 and {ready.graph[n].kind for n in plan.pruned()} == set(ALL)
+
+
+def output_of(case: object, model: nn.Module) -> Tensor:
+    """The outputs with gradients."""
+    return case.out(model(*case.example(2)))  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("sharing", ["residual", "blocks"])
+def test_gradients_are_those_of_the_factors(sharing: str) -> None:
+    """Against central differences of the whole model in float64."""
+    case = CASES[TINY]
+    ready = traced(case)
+    model = ready.model.double()
+    gates = Gates(model, ready.graph, ("mlp", "qk", "v", "heads"), sharing=sharing, relaxation=Real())  # type: ignore[arg-type]
+    x = case.example(2)[0].double()
+    draw = torch.Generator().manual_seed(0)
+    gates.alpha.data.uniform_(0.6, 1.0, generator=draw)
+    gates.alpha.data[::7] = 0.0
+    gates._write(gates.alpha.data)
+    dense = gates._weights["blocks.0.mlp.fc2.weight"].clone()
+    model(x).square().sum().backward()
+    gates.after_backward(0)
+    assert torch.equal(dict(model.named_parameters())["blocks.0.mlp.fc2.weight"], dense)
+    got, alpha = gates.alpha.grad.clone(), gates.alpha.data.clone()
+    at = torch.randperm(len(alpha), generator=draw)[:40].tolist()
+    at += list(range(0, len(alpha), 7))[:10]  # zeros: what a closed mask would do if it opened
+    for i in at:
+        sides = []
+        for change in (1e-3, -1e-3):
+            moved = alpha.double().clone()
+            moved[i] += change
+            with torch.no_grad():
+                gates._write(moved.float())
+                sides.append(float(model(x).square().sum()))
+        assert float(got[i]) == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=2e-3, abs=2e-3 * float(got.abs().max()))
+    assert float((got[::7] != 0).double().mean()) > 0.9  # but for dims of a head that is closed too
+
+
+def test_open_gates_change_nothing() -> None:
+    ready = traced(CASES[TINY])
+    plain = copy.deepcopy(ready.model)
+    gates = Gates(ready.model, ready.graph, ("mlp", "qk", "v", "heads"), lr=1e-12)
+    for model, hook in ((plain, None), (ready.model, gates)):
+        fit(model, pictures(), pictures(16, shuffle=False), SETTINGS, hook=hook)
+    gates.close()
+    mine, theirs = ready.model.state_dict(), plain.state_dict()
+    assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
+
+
+@pytest.mark.parametrize("sharing", ["residual", "blocks", "independent", "inputs"])
+def test_sharing(sharing: str) -> None:
+    case = CASES[TINY]
+    ready = traced(case)
+    gates = on_model(ready.model, ready.graph, ALL, sharing=sharing)
+    start = torch.rand(gates.alpha.shape, generator=torch.Generator().manual_seed(1))
+    gates.alpha.data.copy_(start)
+    gates.refresh()
+    plan = gates.plan()
+    small = gates.shrink(case.example(2))
+    assert relative(output(case, ready.model, 2), output(case, small, 2)) < 1e-5
+    behind = gates.behind(plan)
+    zeros = sum(int((p == 0).sum()) for p in small.parameters())
+    gates.close()
+    assert sum(behind.values()) == zeros
+    split = [v for v in gates.vectors if not v.alone]
+    if sharing in ("independent", "inputs"):
+        # blocks.0.attn.proj, mlp.fc2, ... and the patch embedding; or qkv, fc1, ... and the head
+        assert len(split) == 5 and zeros > 0
+        kept = set(plan.groups[split[0].groups[0]].kept[0])
+        parts = dict(zip([v.name for v in gates.vectors], gates._parts(gates.hard), strict=True))
+        assert kept == {i for i in range(32) if any(parts[v.name][i] > 0 for v in split)}
+    else:
+        assert not split and zeros == 0
+    if sharing == "blocks":
+        assert plan.groups["blocks.0.mlp:mlp"].kept == plan.groups["blocks.1.mlp:mlp"].kept
+        assert len(gates.vectors) == 5
+
+
+def test_lanes_and_coupled_groups_keep_equal_counts() -> None:
+    ready = traced(CASES[TINY])
+    gates = Gates(ready.model, ready.graph, ("qk", "v", "mlp"), round_to=4, minimum={"mlp": 20})
+    gates.alpha.data.copy_(torch.rand(gates.alpha.shape, generator=torch.Generator().manual_seed(3)) * 0.8)
+    gates.refresh()
+    plan = gates.plan()
+    plan.check(ready.graph)
+    for block in range(2):
+        qk, v, mlp = (plan.groups[f"blocks.{block}.{n}"] for n in ("attn:qk", "attn:v", "mlp:mlp"))
+        assert qk.kept_size == v.kept_size and qk.kept_size % 4 == 0 and qk.kept != v.kept
+        assert mlp.kept_size % 4 == 0 and 20 <= mlp.kept_size < 88
+    gates.alpha.data.zero_()
+    gates.refresh()
+    assert gates.plan().groups["blocks.0.mlp:mlp"].kept_size == 20
+    assert gates.select.at_smallest(gates.hard) == 1
+
+
+def search_settings(**more: object) -> MaskSettings:
+    """A quick run."""
+    given = {"pressure": Pressure(target=Target("macs", 0.6)), "mask_lr": 0.05, "kinds": ALL}
+    base = {"search": replace(SETTINGS, epochs=5), "warmup": SETTINGS, "finetune": SETTINGS}
+    return MaskSettings(**{**given, **base, **more})  # type: ignore[arg-type]
+
+
+def run(settings: MaskSettings, folder: Path | None = None) -> object:
+    """The result of the phases on the toy pictures."""
+    case = CASES[TINY]
+    ready = traced(case)
+    return train_masks(
+        ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings,
+        example=case.example(2), checkpoint_dir=folder,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("relaxation", ["straight-through", "hard-concrete"])
+def test_a_target_is_met(relaxation: str) -> None:
+    result = run(search_settings(relaxation=relaxation))
+    assert 0.59 < result.plan.obtained["macs"]["ratio"] <= 0.6
+    assert set(result.histories) == {"warm-up", "search", "fine-tuning"}
+    case = CASES[TINY]
+    again = shrink(traced(case).model, traced(case).graph, result.plan, example=case.example(2))
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in result.model.state_dict().items()
+    }
+
+
+def test_stopped_searches_go_on_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = run(search_settings())
+    calls, after = [], Search.after_step
+
+    def stop(self: Search, step: int) -> None:
+        calls.append(step)
+        if len(calls) == 6 * 3 + 2:
+            raise KeyboardInterrupt
+        after(self, step)
+
+    monkeypatch.setattr(Search, "after_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(search_settings(), tmp_path)
+    resumed = run(search_settings(), tmp_path)
+    assert calls[-12:] == list(range(18, 30))
+    assert resumed.plan == straight.plan
+    mine, theirs = resumed.model.state_dict(), straight.model.state_dict()
+    assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
+    with pytest.raises(MaskError, match="another folder"):
+        run(search_settings(mask_lr=0.1), tmp_path)
+
+
+def test_a_cost_that_closes_everything_stops_the_run() -> None:
+    with pytest.raises(MaskError, match=r"of the masks are at their smallest size at step .* cost weight of 1000"):
+        run(search_settings(pressure=Pressure(weight=1000.0), mask_lr=0.2))
+
+
+def test_settings_that_make_no_sense() -> None:
+    ready = traced(CASES[TINY])
+    with pytest.raises(MaskError, match="sharing must be one of residual"):
+        MaskSettings(Pressure(weight=1.0), sharing="all")  # type: ignore[arg-type]
+    with pytest.raises(MaskError, match="a weight of the cost or a target, one of the two"):
+        Pressure()
+    with pytest.raises(MaskError, match="target of masks must be of macs or params"):
+        Pressure(target=Target("latency", 0.5))
+    with pytest.raises(MaskError, match=r"kinds asked \(block; frozen: block\)"):
+        Gates(ready.model, ready.graph, ("block",), freeze=("block",))
+    ready.model.requires_grad_(False)
+    with pytest.raises(MaskError, match=r"need the gradients .* has none"):
+        Gates(ready.model, ready.graph)
+
+
+def test_hard_concrete_follows_its_paper() -> None:
+    """The share of draws above 0 is what the cost counts, and what is evaluated folds into the shrunk model."""
+    relaxation, alpha = HardConcrete(), torch.linspace(-3, 3, 7)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = torch.stack([relaxation.factors(alpha, alpha) for _ in range(4000)])
+    assert torch.allclose((draws > 0).float().mean(0), relaxation.presence(alpha, alpha), atol=0.03)
+    assert float(draws.min()) == 0 and float(draws.max()) == 1
+    case = CASES[TINY]
+    ready = traced(case)
+    gates = on_model(ready.model, ready.graph, ALL, relaxation=relaxation)
+    gates.alpha.data.uniform_(-2, 2, generator=torch.Generator().manual_seed(0))
+    gates.refresh()
+    small = gates.shrink(case.example(2), check=False)
+    assert relative(output(case, ready.model, 2), output(case, small, 2)) < 1e-5
+
+
+def test_what_a_random_plan_masks() -> None:
+    """Whole branches too."""
+    case = CASES[TINY]
+    ready = traced(case)
+    gates = on_model(ready.model, ready.graph, ("mlp", "block"))
+    gates.start_from(half(gates))
+    plan = gates.plan()
+    assert sum(1 for g in plan.groups.values() if g.kept_size == 0) == 2
+    small = gates.shrink(case.example(2))
+    assert relative(output(case, ready.model, 2), output(case, small, 2)) < 1e-5
