@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from matrix import output, relative, traced
 from vitprune.allocate import Target
 from vitprune.data import TensorBatches
-from vitprune.masks import Gates, MaskError, MaskSettings, Pressure, Search, on_model, train_masks
+from vitprune.masks import Gates, MaskError, MaskSettings, Pressure, Search, on_model, train_masks, vtp
 from vitprune.masks.check import half
 from vitprune.masks.cost import SoftCost
-from vitprune.masks.relax import HardConcrete, StraightThrough
+from vitprune.masks.norms import kept_forward
+from vitprune.masks.relax import HardConcrete, StraightThrough, TopK
 from vitprune.preprocessing import Preprocessing
 from vitprune.recover import TrainSettings, fit
 from vitprune.shrink import shrink
@@ -123,6 +124,26 @@ def test_gradients_are_those_of_the_factors(sharing: str) -> None:
     assert float((got[::7] != 0).double().mean()) > 0.9  # but for dims of a head that is closed too
 
 
+@pytest.mark.parametrize(("rms", "biased"), [(False, True), (False, False), (True, False)])
+def test_norms_over_kept_positions(rms: bool, biased: bool) -> None:
+    """Against the norm of what is kept, and its gradients against finite differences."""
+    kept = torch.tensor([1.0, 0, 1, 1, 0, 1, 1], dtype=torch.float64)
+    norm: nn.Module = nn.RMSNorm(7, eps=1e-3) if rms else nn.LayerNorm(7, eps=1e-3, bias=biased)
+    norm = norm.double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in norm.parameters():
+        parameter.data.uniform_(-1, 1, generator=generator)
+    x = torch.randn(2, 3, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    forward = kept_forward(norm, kept, rms)
+    at = kept.nonzero().flatten()
+    y = x[..., at]
+    y = y if rms else y - y.mean(-1, keepdim=True)
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-3) * norm.weight[at]  # type: ignore[index]
+    want = y + norm.bias[at] if biased else y  # type: ignore[index]
+    assert torch.allclose(forward(x)[..., at], want, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x, *_: forward(x), (x, *norm.parameters()))
+
+
 def test_open_gates_change_nothing() -> None:
     ready = traced(CASES[TINY])
     plain = copy.deepcopy(ready.model)
@@ -197,7 +218,7 @@ def run(settings: MaskSettings, folder: Path | None = None) -> object:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("relaxation", ["straight-through", "hard-concrete"])
+@pytest.mark.parametrize("relaxation", ["straight-through", "hard-concrete", "top-k"])
 def test_a_target_is_met(relaxation: str) -> None:
     result = run(search_settings(relaxation=relaxation))
     assert 0.59 < result.plan.obtained["macs"]["ratio"] <= 0.6
@@ -240,10 +261,16 @@ def test_settings_that_make_no_sense() -> None:
     ready = traced(CASES[TINY])
     with pytest.raises(MaskError, match="sharing must be one of residual"):
         MaskSettings(Pressure(weight=1.0), sharing="all")  # type: ignore[arg-type]
-    with pytest.raises(MaskError, match="a weight of the cost or a target, one of the two"):
+    with pytest.raises(MaskError, match="a weight of the cost, a target or a rate"):
         Pressure()
     with pytest.raises(MaskError, match="target of masks must be of macs or params"):
         Pressure(target=Target("latency", 0.5))
+    with pytest.raises(MaskError, match="a rate needs a positive l1"):
+        Pressure(rate=0.5)
+    with pytest.raises(MaskError, match="l1 penalty and the relaxation scale .* go together"):
+        MaskSettings(Pressure(weight=1.0), relaxation="scale")
+    with pytest.raises(MaskError, match="top-k needs a target"):
+        MaskSettings(Pressure(weight=1.0), relaxation="top-k")
     with pytest.raises(MaskError, match=r"kinds asked \(block; frozen: block\)"):
         Gates(ready.model, ready.graph, ("block",), freeze=("block",))
     ready.model.requires_grad_(False)
@@ -278,3 +305,58 @@ def test_what_a_random_plan_masks() -> None:
     assert sum(1 for g in plan.groups.values() if g.kept_size == 0) == 2
     small = gates.shrink(case.example(2))
     assert relative(output(case, ready.model, 2), output(case, small, 2)) < 1e-5
+
+
+@pytest.mark.parametrize("sharing", ["residual", "inputs"])
+def test_vtp_closes_the_smallest_gates_and_folds_the_others(sharing: str) -> None:
+    """All gates ranked together; what is left is exact."""
+    case = CASES[TINY]
+    ready = traced(case)
+    settings = vtp(replace(SETTINGS, lr=1e-3), rate=0.4, sharing=sharing, finetune=None, mask_lr=0.05)  # type: ignore[arg-type]
+    seen: dict[str, Gates] = {}
+
+    class Kept(Search):
+        def __init__(self, gates: Gates, *rest: object) -> None:
+            seen["gates"] = gates
+            super().__init__(gates, *rest)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitprune.masks.train.Search", Kept)
+        result = train_masks(
+            ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings, example=case.example(2)
+        )
+    gates = seen["gates"]
+    alpha = gates.alpha.detach()
+    assert {v.kind for v in gates.vectors} == {"residual", "v", "mlp"} and float(alpha.std()) > 0.01
+    open_ = gates.hard > 0.5
+    closed = float(1 - open_.double().mean())
+    assert 0.33 < closed <= 0.4  # lanes keep equal counts, rounded upwards
+    border = alpha.abs().sort().values[int(0.4 * len(alpha))]
+    single = [i for i, v in enumerate(gates.vectors) if v.lanes == 1]
+    for i in single:
+        units = slice(int(gates.layout.offset[i]), int(gates.layout.offset[i + 1]))
+        assert torch.equal(open_[units], alpha[units].abs() >= border * (1 - 1e-6))
+    assert bool(result.behind) == (sharing == "inputs")
+    with torch.no_grad():  # the gates are closed by now: the model holds the folded weights
+        kept = result.plan.groups["blocks.0.mlp:mlp"].kept[0]
+        small = dict(result.model.named_parameters())["blocks.0.mlp.fc2.weight"]
+        dense = dict(ready.model.named_parameters())["blocks.0.mlp.fc2.weight"][:, list(kept)]
+        assert small.shape[1] == dense.shape[1] < 88
+        if sharing == "residual":
+            rows = list(result.plan.groups[next(n for n in result.plan.groups if n.endswith("residual"))].kept[0])
+            assert torch.equal(small, dense[rows])
+
+
+def test_top_k_anneals_towards_the_border() -> None:
+    relaxation = TopK()
+    lane = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    alpha = torch.tensor([0.9, 0.8, 0.2, 0.1, 1.0, 1.0, 1.0, 1.0], requires_grad=True)
+    hard = torch.tensor([1.0, 1, 0, 0, 1, 1, 1, 1])
+    slopes = []
+    for done in (0.0, 1.0):
+        relaxation.begin(lane, done)
+        factors = relaxation.factors(alpha, hard)
+        assert torch.equal(factors.detach(), hard)
+        slopes.append(torch.autograd.grad(factors.sum(), alpha)[0])
+    assert (slopes[1][:4] < slopes[0][:4]).all() and (slopes[1][1:3] > slopes[1][[0, 3]]).all()
+    assert torch.allclose(slopes[0][:4], torch.ones(4), atol=0.05)

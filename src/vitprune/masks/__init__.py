@@ -7,5 +7,7 @@ from vitprune.masks.gates import Gates
 from vitprune.masks.search import Search
 from vitprune.masks.settings import MaskSettings
 from vitprune.masks.train import MaskResult, train_masks
+from vitprune.masks.vtp import vtp
 
-__all__ = ["Gates", "MaskError", "MaskResult", "MaskSettings", "Pressure", "Search", "on_model", "train_masks"]
+__all__ = ["Gates", "MaskError", "MaskResult", "MaskSettings", "Pressure", "Search", "on_model"]
+__all__ += ["train_masks", "vtp"]

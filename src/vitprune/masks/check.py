@@ -23,7 +23,13 @@ TOLERANCE = 1e-4  # relative, as of the oracle
 
 
 def on_model(
-    model: nn.Module, graph: Graph, kinds: Collection[str] | None = None, *, freeze: Collection[str] = (), **how: Any
+    model: nn.Module,
+    graph: Graph,
+    kinds: Collection[str] | None = None,
+    *,
+    freeze: Collection[str] = (),
+    protect: Collection[str] = (),
+    **how: Any,
 ) -> Gates:
     """Gates on `model`, each kind compared first with the oracle under a random plan; arguments are those of `Gates`.
 
@@ -32,7 +38,7 @@ def on_model(
 
     Raises MaskError when a kind that was named, or every kind, has to be left out.
     """
-    chosen = without(graph.groups, freeze, KINDS if kinds is None else kinds)
+    chosen = without(graph.groups, freeze, KINDS if kinds is None else kinds, protect)
     everywhere: list[str] = []
     good: list[str] = []
     left: dict[str, str] = {}
@@ -61,7 +67,7 @@ def on_model(
     if lost or not good:
         reason = next(iter(left.values()))
         raise MaskError(f"{type(model).__name__} cannot be masked in {', '.join(lost) or 'any kind'}: {reason}")
-    gates = Gates(model, graph, good, everywhere=everywhere, **how)
+    gates = Gates(model, graph, good, everywhere=everywhere, protect=protect, **how)
     gates.left |= left
     return gates
 

@@ -82,11 +82,13 @@ class SoftCost:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """How the cost enters the loss: a fixed weight, or whatever weight a target needs.
+    """How masks are closed: by a fixed weight of the cost, whatever weight a target needs, or a rate at the end.
 
     With a weight: loss + weight x cost, where the cost of the dense model is 1. With a target: loss + s x max(0, cost -
     budget), where the budget falls from 1 to the target over the first 70 % of the search, and s grows by 5 % with
-    every step above the budget and falls by as much with every step within it.
+    every step above the budget and falls by as much with every step within it. With `l1` the loss has l1 x sum |alpha|
+    instead, and after the search the masks of the smallest |alpha| are closed: a share `rate` of all, or as many as a
+    target needs.
 
     Source: L. Tredese (Politecnico di Torino, 2023), whose weight is fixed and whose cost is of parameters.
     """
@@ -94,10 +96,16 @@ class Pressure:
     metric: str = "macs"
     weight: float | None = None
     target: Target | None = None
+    rate: float | None = None
+    l1: float = 0.0
 
     def __post_init__(self) -> None:
-        if (self.weight is None) == (self.target is None):
-            raise MaskError("masks need a weight of the cost or a target, one of the two")
+        if sum(given is not None for given in (self.weight, self.target, self.rate)) != 1:
+            raise MaskError("masks need a weight of the cost, a target or a rate, one of the three")
+        if self.rate is not None and not 0 < self.rate < 1:
+            raise MaskError(f"the rate is the share of masks to close and must be in 0..1, but got {self.rate}")
+        if (self.rate is not None and not self.l1) or self.l1 < 0 or (self.l1 and self.weight is not None):
+            raise MaskError(f"a rate needs a positive l1, and a weight of the cost none, but got l1 {self.l1}")
         if self.weight is not None and self.weight <= 0:
             raise MaskError(f"the weight of the cost must be positive, but got {self.weight}")
         if self.target is not None and self.target.metric not in METRICS:

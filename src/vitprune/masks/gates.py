@@ -46,6 +46,7 @@ class Gates:
         *,
         sharing: Sharing = "residual",
         freeze: Collection[str] = (),
+        protect: Collection[str] = (),
         everywhere: Collection[str] = (),
         round_to: int = 1,
         minimum: Minimum = None,
@@ -55,15 +56,16 @@ class Gates:
         """Puts gates, all open, on `model`, which stays where it is; graph: its trace.
 
         kinds: of "mlp", "qk", "v", "heads", "residual", "block"; None: those of the first five that the model has.
-        freeze: kinds that keep their size. everywhere: kinds masked in all their slices, see `on_model`. round_to,
-        minimum: permitted sizes, as for `vitprune.allocate`. lr: learning rate of the masks, without weight decay.
+        freeze, protect: kinds, and patterns of group names, that keep their size. everywhere: kinds masked in all their
+        slices, see `on_model`. round_to, minimum: permitted sizes, as for `vitprune.allocate`. lr: learning rate of the
+        masks, without weight decay.
 
         Raises MaskError when a kind that is named has no group that can be masked, or weights are frozen.
         """
         check_minimum(minimum)
         self.model, self.graph, self.lr = model, graph, lr
         self.relaxation: Relaxation = relaxation or StraightThrough()
-        groups = without(graph.groups, freeze, KINDS if kinds is None else kinds)
+        groups = without(graph.groups, freeze, KINDS if kinds is None else kinds, protect)
         self.left = {g.name: "; ".join(g.notes) for g in groups if not g.exact}
         cuts = Cuts(model, graph)
         self.vectors, without_cut = vectors_of(cuts, [g for g in groups if g.exact], sharing, everywhere)
@@ -96,6 +98,8 @@ class Gates:
         self._spare: dict[str, Tensor] = {}
         self.hard = torch.ones(self.layout.units, device=device)
         self._factors = self.hard
+        self.threshold = self.relaxation.threshold
+        self.counts: Tensor | None = None  # (clusters,) where they are given instead of found by the threshold
         self._drawn: Tensor | None = None
         self._open = False
         self.open_()
@@ -128,7 +132,9 @@ class Gates:
     @torch.no_grad()
     def refresh(self) -> None:
         """Decides anew which units stay, and masks the weights accordingly."""
-        self.hard = self.select.select(self.relaxation.importance(self.alpha))
+        theta = self.relaxation.importance(self.alpha)
+        counts = self.select.counts(theta > self.threshold) if self.counts is None else self.counts
+        self.hard = self.select.top(theta, counts)
         self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
     def extended(self, values: Tensor) -> Tensor:
@@ -204,7 +210,8 @@ class Gates:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks and the unmasked weights."""
-        return {"alpha": self.alpha.data} | {f"weight.{name}": w for name, w in self._weights.items()}
+        state = {"alpha": self.alpha.data} | {f"weight.{name}": w for name, w in self._weights.items()}
+        return state if self.counts is None else state | {"counts": self.counts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores them."""
@@ -212,6 +219,8 @@ class Gates:
             self.alpha.copy_(state["alpha"])
             for name, weights in self._weights.items():
                 weights.copy_(state[f"weight.{name}"])
+        if "counts" in state:
+            self.counts = state["counts"].to(self.alpha.device)
         self.refresh()
 
     # what has been decided

@@ -13,6 +13,11 @@ from torch import Tensor
 class Relaxation(Protocol):
     """From the trained numbers (units,) to the factors of a training step."""
 
+    threshold: float  # of importance, above which a unit wants to stay
+
+    def begin(self, lane: Tensor, done: float) -> None:
+        """Before a step. lane: (units,) number of each unit's lane; done: share of the search that is over, 0..1."""
+
     @property
     def draws(self) -> bool:
         """Whether the factors of a training step differ from those that are evaluated."""
@@ -21,7 +26,7 @@ class Relaxation(Protocol):
         """The first value of the trained numbers: everything stays."""
 
     def importance(self, alpha: Tensor) -> Tensor:
-        """What ranks units; above 0.5 a unit wants to stay."""
+        """What ranks units."""
 
     def factors(self, alpha: Tensor, hard: Tensor) -> Tensor:
         """What multiplies the weights in training, differentiable in `alpha`. hard: the 0 and 1 of the plan of now."""
@@ -48,6 +53,10 @@ class StraightThrough:
     """
 
     draws = False
+    threshold = 0.5
+
+    def begin(self, lane: Tensor, done: float) -> None:
+        """Nothing."""
 
     def start(self, units: int) -> Tensor:
         """Ones."""
@@ -89,7 +98,11 @@ class HardConcrete:
     """
 
     draws = True
+    threshold = 0.5
     beta, gamma, zeta = 2 / 3, -0.1, 1.1
+
+    def begin(self, lane: Tensor, done: float) -> None:
+        """Nothing."""
 
     def start(self, units: int) -> Tensor:
         """log alpha 2.5: present with a chance of 0.98."""
@@ -124,4 +137,60 @@ class HardConcrete:
         return 10 * importance - 5
 
 
-RELAXATIONS: dict[str, Callable[[], Relaxation]] = {"straight-through": StraightThrough, "hard-concrete": HardConcrete}
+class TopK(StraightThrough):
+    """The k most important units of each lane, k falling with the budget; no weight of the cost is needed.
+
+    The gradient is that of a sigmoid around the middle between the last unit kept and the first one dropped, whose
+    temperature falls from 1 to 0.05 of theta's range: in the end only units near the border still change places.
+
+    Source: the straight-through top-k of arXiv 2005.07683 (movement pruning), section 4; the annealing is our own.
+    """
+
+    first, last = 1.0, 0.05
+
+    def __init__(self) -> None:
+        self.lane = torch.zeros(0, dtype=torch.int64)
+        self.temperature = self.first
+
+    def begin(self, lane: Tensor, done: float) -> None:
+        """Sets the temperature, falling in equal factors."""
+        self.lane, self.temperature = lane, self.first * (self.last / self.first) ** done
+
+    def factors(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """0 or 1, with the sigmoid's gradient."""
+        theta = alpha.abs()
+        lanes = int(self.lane[-1]) + 1
+        far = torch.full((lanes,), 2.0, device=theta.device)
+        low = far.scatter_reduce(0, self.lane, torch.where(hard > 0.5, theta.detach(), 2.0), "amin")
+        high = (-far).scatter_reduce(0, self.lane, torch.where(hard > 0.5, -2.0, theta.detach()), "amax")
+        middle = torch.where(high > -2, (low + high) / 2, low)[self.lane]
+        soft = 4 * self.temperature * torch.sigmoid((theta - middle) / self.temperature)  # slope 1 at the border
+        return hard + (soft - soft.detach())
+
+
+class Scale(StraightThrough):
+    """Real-valued factors, all of them kept until the end; an L1 penalty makes some small.
+
+    Source: VTP, arXiv 2104.08500, equations 4 to 6.
+    """
+
+    threshold = -1.0
+
+    def factors(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """The numbers themselves."""
+        return hard * alpha
+
+    def evaluated(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """The numbers of the units that stay: they end up folded into the weights."""
+        return hard * alpha
+
+    def settle_(self, alpha: Tensor) -> None:
+        """Nothing: any sign and size."""
+
+
+RELAXATIONS: dict[str, Callable[[], Relaxation]] = {
+    "straight-through": StraightThrough,
+    "hard-concrete": HardConcrete,
+    "top-k": TopK,
+    "scale": Scale,
+}

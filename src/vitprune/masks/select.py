@@ -25,15 +25,19 @@ class Selector:
         mean = (wanted + self.lanes - 1) // self.lanes
         return self.permitted.gather(1, mean[:, None])[:, 0]
 
-    def select(self, theta: Tensor, threshold: float | Tensor = 0.5) -> Tensor:
-        """(units,) of 0 and 1: per lane the most important ones, as many as `counts` of those above the threshold."""
+    def top(self, theta: Tensor, counts: Tensor) -> Tensor:
+        """(units,) of 0 and 1: per lane the most important ones, as many as the cluster's count."""
         theta = theta.detach()
-        counts = self.counts(theta > threshold)
         order = torch.argsort(theta, descending=True, stable=True)
         order = order[torch.argsort(self.lane[order], stable=True)]
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device) - self.start[self.lane[order]]
         return (rank < counts[self.cluster[self.lane]]).to(theta.dtype)
+
+    def shares(self, share: float, sizes: Tensor) -> Tensor:
+        """(clusters,): the permitted counts nearest above a share of the dense sizes (clusters,)."""
+        wanted = torch.ceil(sizes * share).long()
+        return self.permitted.gather(1, wanted[:, None])[:, 0]
 
     def at_smallest(self, hard: Tensor) -> float:
         """The share of clusters that are at their smallest size."""

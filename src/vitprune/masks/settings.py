@@ -28,6 +28,7 @@ class MaskSettings:
     kinds: tuple[str, ...] | None = None  # None: mlp, qk, v, heads and residual, as far as the model has them
     sharing: Sharing = "residual"
     freeze: tuple[str, ...] = ()  # kinds that keep their size
+    protect: tuple[str, ...] = ()  # patterns of group names that keep theirs
     mask_lr: float = 1e-2
     relaxation: str = "straight-through"
     round_to: int = 1
@@ -37,6 +38,10 @@ class MaskSettings:
         for name, value, table in (("sharing", self.sharing, SHARING), ("relaxation", self.relaxation, RELAXATIONS)):
             if value not in table:
                 raise MaskError(f"{name} must be one of {', '.join(table)}, but got {value!r}")
+        if (self.relaxation == "scale") != bool(self.pressure.l1):
+            raise MaskError("an l1 penalty and the relaxation scale (VTP) go together; `vtp` gives such settings")
+        if self.relaxation == "top-k" and self.pressure.target is None:
+            raise MaskError("the relaxation top-k needs a target, as its counts follow the budget")
         if self.mask_lr <= 0:
             raise MaskError(f"mask_lr must be positive, but got {self.mask_lr}")
 

@@ -85,6 +85,7 @@ def train_masks(
         settings.kinds,
         sharing=settings.sharing,
         freeze=settings.freeze,
+        protect=settings.protect,
         round_to=settings.round_to,
         minimum=dict(settings.minimum),
         relaxation=RELAXATIONS[settings.relaxation](),
@@ -93,7 +94,8 @@ def train_masks(
     try:
         for name, why in gates.left.items():
             said.line(f"not masked: {name}: {why}")
-        projected(gates, settings)  # fails at once for a target that is out of reach
+        if settings.pressure.target is not None:
+            projected(gates, settings)  # fails at once for one that is out of reach
         how = settings.searching()
         phase("search", model, how, Search(gates, settings.pressure, how.epochs * len(train)))
         plan = projected(gates, settings)
@@ -110,16 +112,21 @@ def train_masks(
 
 def projected(gates: Gates, settings: MaskSettings) -> Plan:
     """The plan of now; with a target, the plan by the masks' importance that is at most the target."""
+    if settings.pressure.rate is not None:
+        theta = gates.relaxation.importance(gates.alpha.detach())
+        gates.threshold = float(theta.sort().values[int(settings.pressure.rate * len(theta))]) * (1 - 1e-6)
+        gates.refresh()
     plan, target = gates.plan(), settings.pressure.target
     masked = {g for v in gates.vectors for g in v.groups}
     about = {**plan.settings, "sharing": settings.sharing, "relaxation": settings.relaxation}
     if target is None:
-        return replace(plan, settings=about | {"weight": settings.pressure.weight})
+        how = {"rate": settings.pressure.rate, "l1": settings.pressure.l1, "weight": settings.pressure.weight}
+        return replace(plan, settings=about | {name: value for name, value in how.items() if value})
     fitted = allocate(
         gates.graph,
         gates.scores(),
         target,
-        scope="global",
+        scope="local" if settings.relaxation == "top-k" else "global",
         kinds={gates.graph[g].kind for g in masked},
         round_to=settings.round_to,
         minimum=dict(settings.minimum),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from vitprune.masks.cut import Cuts, Slices
 from vitprune.masks.errors import MaskError
+from vitprune.trace.graph import KINDS as ALL_KINDS
 from vitprune.trace.graph import Graph, Group
 
 Sharing = Literal["residual", "independent", "blocks", "inputs"]
@@ -74,9 +76,18 @@ def _tied(graph: Graph, vectors: Sequence[Vector]) -> tuple[Vector, ...]:
     return tuple(result.values())
 
 
-def without(groups: Sequence[Group], freeze: Collection[str], kinds: Collection[str]) -> list[Group]:
-    """The groups of these kinds that are not frozen. Raises MaskError when none is left."""
+def without(
+    groups: Sequence[Group], freeze: Collection[str], kinds: Collection[str], protect: Collection[str] = ()
+) -> list[Group]:
+    """The groups of these kinds that are neither frozen nor protected by name. Raises MaskError when none is left."""
+    unknown = [k for k in (*kinds, *freeze) if k not in ALL_KINDS]
+    if unknown:
+        raise MaskError(f"kinds of masks must be of {', '.join(ALL_KINDS)}, but got {unknown[0]!r}")
+    for pattern in protect:
+        if not any(fnmatchcase(g.name, pattern) for g in groups):
+            raise MaskError(f"protect pattern {pattern!r} matches no group; `vitprune inspect` lists the names")
     chosen = [g for g in groups if g.kind in kinds and g.kind not in freeze]
+    chosen = [g for g in chosen if not any(fnmatchcase(g.name, pattern) for pattern in protect)]
     if not chosen:
         held = sorted({g.kind for g in groups})
         raise MaskError(

@@ -17,7 +17,9 @@ from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
 from vitprune.latency import Timing
+from vitprune.masks import MaskError, MaskSettings
 from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
+from vitprune.pipeline.learned import METHODS, Learned, learn, mask_settings
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -59,6 +61,32 @@ class PruneSettings:
     threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
     layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
     steps: int = 1  # scored, shrunk and refitted anew in each
+    learned: Learned = field(default_factory=Learned)  # for the methods "masks" and "vtp"
+
+    def without_scores(self) -> PruneSettings:
+        """The settings of a method that trains masks. Raises MaskError for what only scores can follow."""
+        for name, given in (
+            ("fixed ratios", self.ratios or self.layer_ratios),
+            ("several steps", self.steps > 1),
+            ("a scope", self.scope != "auto"),
+            ("a latency target", self.target is not None and self.target.metric == "latency"),
+        ):
+            if given:
+                raise MaskError(f"method {self.method} does not take {name}: its masks choose by training")
+        self.mask_settings()
+        return replace(self, rotate=False, refit=False, calibration=0)
+
+    def mask_settings(self) -> MaskSettings:
+        """See `pipeline.learned`."""
+        return mask_settings(
+            self.method,
+            self.learned,
+            self.target,
+            kinds=self.kinds,
+            round_to=self.round_to,
+            minimum=self.minimum,
+            protect=self.protect,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,10 +124,14 @@ def run_prune(
     """
     said = progress or Silent()
     check_free(out, force=force, marker=PLAN)
-    method = chosen_method(settings.method, settings.calibration > 0)
-    settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
-    place = resolve_device(device)
     how = training or TrainSettings(seed=seed)
+    if settings.method in METHODS:
+        settings = settings.without_scores()
+        how = training or settings.learned.search
+    else:
+        method = chosen_method(settings.method, settings.calibration > 0)
+        settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
+    place = resolve_device(device)
     opened, images = open_both(
         spec,
         data,
@@ -123,10 +155,11 @@ def run_prune(
         },
         resume=resume,
     )
-    run = _Run(opened, images, settings, seed, place, work, said)
+    taught = distill and not new_head
+    run = _Run(opened, images, settings, seed, place, work, said, taught)
     run.dense()
     model = run.prune()
-    history = run.tune(model, training, teacher=opened.model if distill and not new_head else None)
+    history = run.tune(model, training, teacher=opened.model if taught else None)
     plan, rows = run.close(model)
     metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
     metrics |= {} if training is None else {"training": training.to_json(), "history": history}
@@ -147,7 +180,9 @@ class _Run:
         device: str,
         work: WorkFolder,
         progress: Progress,
+        distill: bool,
     ) -> None:
+        self.distill = distill
         self.opened, self.data, self.settings, self.seed = opened, data, settings, seed
         self.device, self.work, self.progress = device, work, progress
         self.test = measured_split(data)
@@ -194,6 +229,20 @@ class _Run:
 
     def _decide(self) -> tuple[Plan, nn.Module]:
         chosen, given = self.settings, self.data.calibration
+        if chosen.method in METHODS:
+            plan, model = learn(
+                self.opened.model,
+                self.graph,
+                self.data,
+                chosen.mask_settings(),
+                chosen.method,
+                example=(self.example,),
+                device=self.device,
+                distill=self.distill,
+                folder=self.work.path / "masks",
+                progress=self.progress,
+            )
+            return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
         kinds = wanted_kinds(chosen.kinds, chosen.ratios)
         if chosen.rotate and given is not None and set(ROTATED_KINDS) & set(kinds):
             self.progress.line("rotating what can be rotated")
