@@ -347,6 +347,29 @@ def test_vtp_closes_the_smallest_gates_and_folds_the_others(sharing: str) -> Non
             assert torch.equal(small, dense[rows])
 
 
+@pytest.mark.parametrize(("compiled", "parts"), [(True, 1), (False, 2)])
+def test_compiled_models_and_accumulated_gradients(compiled: bool, parts: int) -> None:
+    """Both give the masks the gradients of a plain step."""
+    x, y = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    found = []
+    for plain in (True, False):
+        ready = traced(CASES[TINY])
+        gates = Gates(ready.model, ready.graph)
+        gates.alpha.data.copy_(torch.rand(gates.alpha.shape, generator=torch.Generator().manual_seed(1)))
+        gates.refresh()
+        search = Search(gates, Pressure(weight=0.1), 2)
+        called = torch.compile(ready.model, backend="aot_eager") if compiled and not plain else ready.model
+        count = 1 if plain else parts
+        search.before_forward(0)
+        for part in range(count):
+            loss = nn.functional.cross_entropy(called(x[part::count]), y[part::count])
+            ((loss + search.extra_loss(0)) / count).backward()
+        search.after_backward(0)
+        found.append(gates.alpha.grad.clone())
+        search.after_step(0)
+    assert torch.allclose(*found, atol=1e-5 * float(found[0].abs().max()))
+
+
 def test_top_k_anneals_towards_the_border() -> None:
     relaxation = TopK()
     lane = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])

@@ -15,7 +15,7 @@ from vitprune.masks.gates import Gates
 METRICS = ("macs", "params")
 RAMP = 0.7  # share of the search in which the budget falls; the rest of it is spent at the target
 GROWTH = 1.05  # of the weight, per step above the budget
-FIRST = 0.1  # the weight to begin with
+FIRST = 0.5  # the weight to begin with
 
 
 class SoftCost:
@@ -90,7 +90,8 @@ class Pressure:
     instead, and after the search the masks of the smallest |alpha| are closed: a share `rate` of all, or as many as a
     target needs.
 
-    Source: L. Tredese (Politecnico di Torino, 2023), whose weight is fixed and whose cost is of parameters.
+    Source: L. Tredese (Politecnico di Torino, 2023), whose weight is fixed and whose cost is of parameters; for `l1`
+    arXiv 2104.08500, equation 6.
     """
 
     metric: str = "macs"

@@ -68,7 +68,7 @@ class Search:
         if self.pressure.target is not None:
             above = self.now > self.budget(step)
             self.strength = torch.where(above, self.strength * GROWTH, self.strength / GROWTH).clamp(1e-6, 1e6)
-        if (step + 1) % LOOK_EVERY == 0 or step + 1 == self.steps:
+        if step + 1 == self.steps or (self.pressure.weight is not None and (step + 1) % LOOK_EVERY == 0):
             self._look(step)
 
     def _follow(self, step: int) -> None:
