@@ -138,10 +138,10 @@ class Gates:
         self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
     def extended(self, values: Tensor) -> Tensor:
-        """Units, the constant 1, and the unions of vectors."""
+        """(units + 1 + unions,): the units' values, the constant 1, and 0 or 1 for what several vectors decide."""
         parts = [values, self._one.to(values.dtype)]
         if len(self._unions):
-            parts.append(values[self._unions].amax(1))
+            parts.append(self.hard[self._unions].amax(1).to(values.dtype))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -225,11 +225,6 @@ class Gates:
 
     # what has been decided
 
-    def presence(self) -> dict[str, Tensor]:
-        """Vector name -> (lanes, size) of what the cost counts for each unit, differentiable in the masks."""
-        values = self.relaxation.presence(self.alpha, self.hard)
-        return {v.name: p.view(v.lanes, v.size) for v, p in zip(self.vectors, self._parts(values), strict=True)}
-
     def scores(self) -> Scores:
         """Group name -> float64 (lanes, size): what ranks the units, for every group of the graph."""
         theta = self.relaxation.importance(self.alpha).detach().double().cpu()
@@ -261,27 +256,26 @@ class Gates:
 
     def start_from(self, plan: Plan) -> None:
         """Sets the masks to a plan: importance 1 for kept units, 0 for the others."""
+        with torch.no_grad():
+            self.alpha.copy_(self.relaxation.inverse(torch.cat(self._kept_by(plan))))
+        self.refresh()
+
+    @torch.no_grad()
+    def adopt(self, plan: Plan) -> None:
+        """Masks by a plan instead of by importance, until the next step; where a group has several masks, they stay."""
+        parts = zip(self.vectors, self._kept_by(plan), self._parts(self.hard), strict=True)
+        self.hard = torch.cat([planned if v.alone else own for v, planned, own in parts])
+        self._write(self.relaxation.evaluated(self.alpha, self.hard))
+
+    def _kept_by(self, plan: Plan) -> list[Tensor]:
+        """Per vector the (lanes x size,) of 0 and 1 of a plan."""
         parts = []
         for v in self.vectors:
             table = torch.zeros(v.lanes, v.size)
             for lane, kept in enumerate(plan.groups[v.groups[0]].kept):
                 table[lane, list(kept)] = 1
-            parts.append(table.flatten())
-        with torch.no_grad():
-            self.alpha.copy_(self.relaxation.inverse(torch.cat(parts).to(self.alpha.device)))
-        self.refresh()
-
-    @torch.no_grad()
-    def adopt(self, plan: Plan) -> None:
-        """Masks by a plan instead of by importance, until the next step."""
-        parts = []
-        for v, own in zip(self.vectors, self._parts(self.hard), strict=True):
-            table = torch.zeros(v.lanes, v.size)
-            for lane, kept in enumerate(plan.groups[v.groups[0]].kept):
-                table[lane, list(kept)] = 1
-            parts.append(table.flatten().to(own.device) if v.alone else own)
-        self.hard = torch.cat(parts)
-        self._write(self.relaxation.evaluated(self.alpha, self.hard))
+            parts.append(table.flatten().to(self.alpha.device))
+        return parts
 
     def _parts(self, values: Tensor) -> Sequence[Tensor]:
         return torch.split(values, [v.lanes * v.size for v in self.vectors])

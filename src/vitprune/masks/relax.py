@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -188,7 +187,7 @@ class Scale(StraightThrough):
         """Nothing: any sign and size."""
 
 
-RELAXATIONS: dict[str, Callable[[], Relaxation]] = {
+RELAXATIONS: dict[str, type[StraightThrough] | type[HardConcrete]] = {
     "straight-through": StraightThrough,
     "hard-concrete": HardConcrete,
     "top-k": TopK,

@@ -28,6 +28,7 @@ class Search:
         device = gates.alpha.device
         first = FIRST if pressure.weight is None else pressure.weight
         self.strength = torch.tensor(first, dtype=torch.float64, device=device)
+        self.follows = isinstance(gates.relaxation, TopK)  # the counts are set, and need no pressure
         self.sizes = self.gates.select.permitted[:, -1].double()
         self.followed = 1.0  # the budget that the counts of `TopK` were last set to
         self.now = torch.ones((), dtype=torch.float64, device=device)
@@ -45,6 +46,8 @@ class Search:
         self.now = cost.detach()
         if self.pressure.target is None:
             return (self.strength * cost).float()
+        if self.follows:
+            return cost.detach().float() * 0
         return (self.strength * torch.relu(cost - self.budget(step))).float()
 
     def extra_parameters(self) -> Mapping[str, tuple[Sequence[nn.Parameter], float, float]]:
@@ -62,7 +65,7 @@ class Search:
 
     def after_step(self, step: int) -> None:
         """See `Gates`; a target's weight follows the cost. Raises MaskError when the model is dead."""
-        if isinstance(self.gates.relaxation, TopK):
+        if self.follows:
             self._follow(step)
         self.gates.after_step(step)
         if self.pressure.target is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def train_masks(
     Raises MaskError when the masks collapse, or for settings that make no sense; TargetError when the target cannot be
     reached; TrainError as `fit`; OracleError when the shrunk model differs from the masked one.
     """
+    if RELAXATIONS[settings.relaxation].draws and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MaskError(f"{settings.relaxation} masks draw in every process for itself; train them in one process")
     said, histories = progress or Silent(), dict[str, History]()
 
     def phase(name: str, module: nn.Module, how: TrainSettings, hook: Search | None = None) -> None:
@@ -132,7 +135,8 @@ def projected(gates: Gates, settings: MaskSettings) -> Plan:
         minimum=dict(settings.minimum),
         protect=[g.name for g in gates.graph.groups if g.name not in masked],
     )
-    return replace(fitted, method="masks", settings={**fitted.settings, **about, "notes": fitted.settings["notes"]})
+    left = {**fitted.settings["not_pruned"], **gates.left}
+    return replace(fitted, method="masks", settings={**about, **fitted.settings, "not_pruned": left})
 
 
 def _check_folder(folder: Path | None, settings: MaskSettings) -> None:
