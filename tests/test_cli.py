@@ -323,6 +323,7 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
     two = command(*common, "--method", "vtp", "--rate", "0.4", "--sharing", "inputs", "--out", "two", "--json")
     assert two.code == 0, two.err
     assert "were masked, but cannot be removed" in two.json["notes"][0]
+    assert two.json["asked"] == {"rate": 0.4}
     for wrong, said in (
         (("--method", "masks", "--steps", "2"), "masks does not take several steps"),
         (("--method", "masks", "--rate", "0.4"), "a rate is for the method vtp"),

@@ -124,7 +124,9 @@ def projected(gates: Gates, settings: MaskSettings) -> Plan:
     about = {**plan.settings, "sharing": settings.sharing, "relaxation": settings.relaxation}
     if target is None:
         how = {"rate": settings.pressure.rate, "l1": settings.pressure.l1, "weight": settings.pressure.weight}
-        return replace(plan, settings=about | {name: value for name, value in how.items() if value})
+        given = {name: value for name, value in how.items() if value}
+        asked = {name: value for name, value in given.items() if name != "l1"}
+        return replace(plan, asked=asked, settings=about | given)
     fitted = allocate(
         gates.graph,
         gates.scores(),
