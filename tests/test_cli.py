@@ -340,3 +340,42 @@ def test_an_interrupt_has_its_exit_code_and_leaves_no_folder(image_folder, tmp_p
     assert process.returncode == code
     assert "Traceback" not in output
     assert [p.name for p in tmp_path.iterdir()] == ["out.work"]
+
+
+def test_masks_and_vtp(command, image_folder, monkeypatch):
+    """Both train before they prune; a run that was stopped in the search goes on there."""
+    common = ("prune", TINY, "--data", image_folder, "--mask-epochs", "3", "--mask-lr", "0.1", "--epochs", "1")
+    common = (*common, "--batch-size", "8", "--device", "cpu", "--round-to", "4", "--amp", "no")
+    from vitprune.masks import Search
+
+    after = Search.after_step
+
+    def stop(self, step):
+        if step == 8:
+            raise KeyboardInterrupt
+        after(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Search, "after_step", stop)
+        assert command(*common, "--method", "masks", "--target", "macs=0.6", "--out", "one").code == 130
+    one = command(*common, "--method", "masks", "--target", "macs=0.6", "--out", "one", "--json")
+    assert one.code == 0, one.err
+    assert "going on after epoch 1 of 3" in one.err
+    assert [r["name"] for r in one.json["rows"]] == ["dense", "pruned", "fine-tuned"]
+    plan = vitprune.Plan.from_json(Path("one/plan.json").read_text())
+    assert plan.method == "masks" and 0.55 < plan.obtained["macs"]["ratio"] <= 0.6
+    assert all(plan.sizes()[n] % 4 == 0 for n in plan.pruned() if not n.endswith("heads"))
+    assert sum(p.numel() for p in vitprune.load("one").parameters()) == plan.obtained["params"]["value"]
+    two = command(*common, "--method", "vtp", "--rate", "0.4", "--sharing", "inputs", "--out", "two", "--json")
+    assert two.code == 0, two.err
+    assert "were masked, but cannot be removed" in two.json["notes"][0]
+    assert two.json["asked"] == {"rate": 0.4}
+    for wrong, said in (
+        (("--method", "masks", "--steps", "2"), "masks does not take several steps"),
+        (("--method", "masks", "--rate", "0.4"), "a rate is for the method vtp"),
+        (("--method", "vtp", "--mask-weight", "1"), "no weight of the cost"),
+        (("--method", "masks", "--sharing", "all"), "--sharing must be one of residual"),
+        (("--method", "masks", "--target", "latency=0.5x"), "masks does not take a latency target"),
+    ):
+        failed = command(*common, *wrong, "--out", "three")
+        assert failed.code == 9 and said in failed.err, failed.err

@@ -15,7 +15,7 @@ LAYERS = (
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},
-    {"refit", "latency", "recipes"},
+    {"refit", "latency", "masks", "recipes"},
     {"pipeline"},
     {"cli"},
 )

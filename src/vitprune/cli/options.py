@@ -171,3 +171,13 @@ def checked_scope(text: str) -> Any:
     if text not in ("auto", *SCOPES):
         raise TargetError(f"--scope must be one of auto, {', '.join(SCOPES)}, but got {text!r}")
     return text
+
+
+def checked_sharing(text: str) -> Any:
+    """The sharing strategy of that name. Raises MaskError for another word."""
+    from vitprune.masks.errors import MaskError
+    from vitprune.masks.vectors import SHARING
+
+    if text not in SHARING:
+        raise MaskError(f"--sharing must be one of {', '.join(SHARING)}, but got {text!r}")
+    return text

@@ -29,7 +29,7 @@ def prune(
         str,
         typer.Option(
             help="auto (output-error with calibration images, else magnitude-l2), magnitude-l2, magnitude-l1, lamp, "
-            "taylor, fisher, variance, energy, obs, refit-error, output-error, random."
+            "taylor, fisher, variance, energy, obs, refit-error, output-error, random; masks, vtp: trained on DATA."
         ),
     ] = "auto",
     scope: Annotated[
@@ -78,6 +78,27 @@ def prune(
     calibration: Annotated[
         int, typer.Option(min=0, help="Training images, for scores, rotation and refit; 0 leaves these out.")
     ] = 512,
+    mask_epochs: Annotated[int, typer.Option(min=1, help="masks, vtp: epochs of training under masks.")] = 10,
+    mask_warmup: Annotated[int, typer.Option(min=0, help="masks, vtp: epochs before the masks.")] = 0,
+    mask_lr: Annotated[
+        float | None, typer.Option(help="Learning rate of masks.", show_default="0.01; vtp: the weights'")
+    ] = None,
+    search_lr: Annotated[float, typer.Option(help="masks, vtp: learning rate of the weights under masks.")] = 1e-4,
+    mask_weight: Annotated[
+        float | None,
+        typer.Option(help="masks: weight of the MACs (1: dense) in the loss, instead of a target.", show_default=False),
+    ] = None,
+    sharing: Annotated[
+        str, typer.Option(help="Masks of the residual width: residual, independent, blocks, inputs.")
+    ] = "residual",
+    freeze: Annotated[str | None, typer.Option(help="Kinds without masks.", show_default=False)] = None,
+    relaxation: Annotated[str, typer.Option(help="masks: straight-through, hard-concrete or top-k.")] = (
+        "straight-through"
+    ),
+    rate: Annotated[
+        float | None, typer.Option(help="vtp: share of the gates to close, instead of a target.", show_default=False)
+    ] = None,
+    l1: Annotated[float, typer.Option(help="vtp: weight of the penalty on the gates.")] = 1e-4,
     epochs: o.Epochs = 10,
     lr: o.Lr = 2e-4,
     batch_size: o.BatchSize = 64,
@@ -121,6 +142,7 @@ def prune(
     """Prune MODEL to a target, fine-tune it on DATA, measure it before and after, and save it."""
     from vitprune.allocate.ratios import read_layer_ratios
     from vitprune.allocate.target import Target
+    from vitprune.pipeline.learned import Learned
     from vitprune.pipeline.prune_run import PruneSettings, run_prune
     from vitprune.pipeline.setup import DataSettings
     from vitprune.progress import make_progress
@@ -128,7 +150,35 @@ def prune(
     minimum = {"heads": min_heads, "qk": min_qk, "v": min_v, "mlp": min_mlp, "residual": min_residual}
     ratios = o.ratios(ratio or ())
     by_layer = tuple(read_layer_ratios(ratios_file).items()) if ratios_file is not None else ()
-    asked = target if target is not None else None if ratios or by_layer else "macs=0.5"
+    itself = ratios or by_layer or mask_weight is not None or rate is not None
+    asked = target if target is not None else None if itself else "macs=0.5"
+    shared: dict[str, Any] = {
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "grad_checkpointing": grad_checkpointing,
+        "randaugment": randaugment,
+        "distill_weight": distill_weight,
+        "distill_temperature": distill_temperature,
+        "feature_weight": feature_weight,
+        "feature_layers": feature_layers,
+        "weight_decay": weight_decay,
+        "warmup_epochs": warmup,
+        "label_smoothing": label_smoothing,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "ema": ema,
+        "flip": flip,
+        "crop_padding": crop_padding,
+        "erasing": erasing,
+        "amp": amp,
+        "optimizer": optimizer,
+        "seed": seed,
+    }
+    search = o.train_settings(mask_epochs, set_ or (), lr=search_lr, **shared)
+    before = o.train_settings(mask_warmup, set_ or (), lr=lr, **shared)
+    learned = Learned(
+        search, before, mask_lr, mask_weight, rate, l1, o.checked_sharing(sharing), o.names(freeze or ""), relaxation
+    )
     settings = PruneSettings(
         None if asked is None else Target.parse(asked),
         method,
@@ -147,33 +197,10 @@ def prune(
         threads,
         by_layer,
         steps,
+        learned,
     )
-    training = o.train_settings(
-        epochs,
-        set_ or (),
-        lr=lr,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        grad_checkpointing=grad_checkpointing,
-        randaugment=randaugment,
-        distill_weight=distill_weight,
-        distill_temperature=distill_temperature,
-        feature_weight=feature_weight,
-        feature_layers=feature_layers,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup,
-        label_smoothing=label_smoothing,
-        mixup=mixup,
-        cutmix=cutmix,
-        ema=ema,
-        flip=flip,
-        crop_padding=crop_padding,
-        erasing=erasing,
-        amp=amp,
-        optimizer=optimizer,
-        seed=seed,
-    )
-    place = out or o.default_out(model, (asked or "ratios").replace("=", "-"))
+    training = o.train_settings(epochs, set_ or (), lr=lr, **shared)
+    place = out or o.default_out(model, (asked or ("ratios" if ratios or by_layer else method)).replace("=", "-"))
     result = run_prune(
         model,
         DataSettings(data, limit, val_fraction, workers, repeat_channels),

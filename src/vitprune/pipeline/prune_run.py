@@ -17,7 +17,9 @@ from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
 from vitprune.latency import Timing
+from vitprune.masks import MaskError, MaskSettings
 from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
+from vitprune.pipeline.learned import METHODS, Learned, learn, mask_settings
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -26,6 +28,7 @@ from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.team import Team
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
+from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.refit import refit
@@ -60,6 +63,32 @@ class PruneSettings:
     threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
     layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
     steps: int = 1  # scored, shrunk and refitted anew in each
+    learned: Learned = field(default_factory=Learned)  # for the methods "masks" and "vtp"
+
+    def without_scores(self) -> PruneSettings:
+        """The settings of a method that trains masks. Raises MaskError for what only scores can follow."""
+        for name, given in (
+            ("fixed ratios", self.ratios or self.layer_ratios),
+            ("several steps", self.steps > 1),
+            ("a scope", self.scope != "auto"),
+            ("a latency target", self.target is not None and self.target.metric == "latency"),
+        ):
+            if given:
+                raise MaskError(f"method {self.method} does not take {name}: its masks choose by training")
+        self.mask_settings()
+        return replace(self, rotate=False, refit=False, calibration=0)
+
+    def mask_settings(self) -> MaskSettings:
+        """See `pipeline.learned`."""
+        return mask_settings(
+            self.method,
+            self.learned,
+            self.target,
+            kinds=self.kinds,
+            round_to=self.round_to,
+            minimum=self.minimum,
+            protect=self.protect,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,10 +129,19 @@ def run_prune(
     check_free(out, force=force, marker=PLAN)
     if training is not None:
         training.check_teacher(distill and not new_head)
-    method = chosen_method(settings.method, settings.calibration > 0)
-    settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
-    place = resolve_device(device)
     how = training or TrainSettings(seed=seed)
+    if settings.method in METHODS:
+        settings = settings.without_scores()
+        how = training or settings.learned.search
+    else:
+        method = chosen_method(settings.method, settings.calibration > 0)
+        settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
+    if settings.method in METHODS and world() > 1:
+        raise MaskError(
+            f"method {settings.method} trains its masks in one process, but {world()} were launched; prune in one "
+            "with --epochs 0, and launch several for vitprune finetune"
+        )
+    place = resolve_device(device)
     team = Team(place)
     said = progress if progress is not None and team.main else Silent()
     with team.main_first():
@@ -128,11 +166,12 @@ def run_prune(
     }
     with team.main_first():
         work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
-    run = _Run(opened, images, settings, seed, place, work, said, team)
+    taught = distill and not new_head
+    run = _Run(opened, images, settings, seed, place, work, said, team, taught)
     with team.main_first():  # the others then find everything done, as after a kill
         run.dense()
         model = run.prune()
-    history = run.tune(model, training, opened.model if distill and not new_head else None, upkeep)
+    history = run.tune(model, training, opened.model if taught else None, upkeep)
     if not team.main:
         team.wait()
         return PruneResult(out, run.plan, tuple(run.rows), history)
@@ -158,8 +197,9 @@ class _Run:
         work: WorkFolder,
         progress: Progress,
         team: Team,
+        distill: bool,
     ) -> None:
-        self.team = team
+        self.team, self.distill = team, distill
         self.opened, self.data, self.settings, self.seed = opened, data, settings, seed
         self.device, self.work, self.progress = device, work, progress
         self.test = measured_split(data)
@@ -206,6 +246,20 @@ class _Run:
 
     def _decide(self) -> tuple[Plan, nn.Module]:
         chosen, given = self.settings, self.data.calibration
+        if chosen.method in METHODS:
+            plan, model = learn(
+                self.opened.model,
+                self.graph,
+                self.data,
+                chosen.mask_settings(),
+                chosen.method,
+                example=(self.example,),
+                device=self.device,
+                distill=self.distill,
+                folder=self.work.path / "masks",
+                progress=self.progress,
+            )
+            return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
         kinds = wanted_kinds(chosen.kinds, chosen.ratios)
         if chosen.rotate and given is not None and set(ROTATED_KINDS) & set(kinds):
             self.progress.line("rotating what can be rotated")

@@ -16,12 +16,12 @@ from vitprune.models.loaded import logits
 from vitprune.progress import Progress, Silent
 from vitprune.recover import checkpoint as ckpt
 from vitprune.recover.features import TokenFeatures
-from vitprune.recover.hook import LossHook, StatefulHook, StepHook
+from vitprune.recover.hook import LossHook, ParameterHook, StatefulHook, StepHook
 from vitprune.recover.interrupt import Patience
 from vitprune.recover.loss import Mixer, distillation_loss, make_mixer, task_loss
 from vitprune.recover.memory import checkpointing
 from vitprune.recover.meter import Meter, duration
-from vitprune.recover.optimizer import learning_rate, make_optimizer, set_learning_rate_
+from vitprune.recover.optimizer import add_groups_, learning_rate, make_optimizer, set_learning_rate_
 from vitprune.recover.parts import Parts, State, check_same
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
@@ -110,6 +110,8 @@ class _Run:
             split.set_shard(self.runtime.rank, self.runtime.world)
         self.called = self.runtime.wrap(self.model, self._some_images)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
+        if isinstance(also, ParameterHook):
+            add_groups_(self.optimizer, also.extra_parameters())
         self.features = self._token_features()
         own = {id(p) for p in self.model.parameters()}
         every = (p for group in self.optimizer.param_groups for p in group["params"])

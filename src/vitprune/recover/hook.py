@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class StepHook(Protocol):
@@ -37,3 +38,11 @@ class StatefulHook(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores the state."""
+
+
+@runtime_checkable
+class ParameterHook(Protocol):
+    """A hook with parameters of its own, trained beside the model's and kept in the optimizer's checkpoints."""
+
+    def extra_parameters(self) -> Mapping[str, tuple[Sequence[nn.Parameter], float, float]]:
+        """Group name -> (parameters, learning rate, the same at every step, weight decay)."""

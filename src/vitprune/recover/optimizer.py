@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +93,16 @@ def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> f
 
 
 def set_learning_rate_(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Writes `rate`, times a group's own factor, into every group."""
+    """Writes `rate`, times a group's own factor, into every group but those of `add_groups_`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
+        group["lr"] = group["own_lr"] if "own_lr" in group else rate * group.get("lr_scale", 1.0)
+
+
+def add_groups_(
+    optimizer: torch.optim.Optimizer, groups: Mapping[str, tuple[Sequence[nn.Parameter], float, float]]
+) -> None:
+    """Adds a hook's parameters, name -> (parameters, learning rate, weight decay); the rate follows no schedule."""
+    for parameters, rate, decay in groups.values():
+        own = {"params": list(parameters), "weight_decay": decay, "lr": rate, "own_lr": rate}
+        muon = {"fallback_lr_scale": 1.0} if "fallback_lr_scale" in optimizer.defaults else {}
+        optimizer.add_param_group(own | muon)

@@ -58,6 +58,25 @@ def find_path(graph: Graph, group: Group) -> Path | str:
         return str(reason)
 
 
+def find_queries(graph: Graph, group: Group) -> Side | None:
+    """The rows of the layers that make a q/k group's queries, whatever stands behind them (rotary embeddings, norms).
+
+    None where the labels at the product do not lead to layers.
+    """
+    finder = _Finder(graph, group)
+    for node in graph.detail.captured.nodes:
+        if node.op == "call_function" and (finder.touch(node) or any(map(finder.touch, node.all_input_nodes))):
+            op = op_name(node)
+            if op in LAYERS and finder.touch(node):
+                finder.makers.append(node)
+            elif (op == ATTENTION or op in PRODUCTS) and sum(map(finder.touch, finder._arguments(node)[:2])) == 2:
+                finder.products.append(node)
+    try:
+        return finder._made([finder._operands(n)[0] for n in finder.products]) if finder.products else None
+    except Refused:
+        return None
+
+
 class _Finder:
     """The nodes that touch one group, sorted by what they do with it."""
 

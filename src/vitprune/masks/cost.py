@@ -1,0 +1,118 @@
+"""What the masked model costs, as a differentiable number, and how it presses on the masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitprune.allocate.target import Target
+from vitprune.masks.errors import MaskError
+from vitprune.masks.gates import Gates
+
+METRICS = ("macs", "params")
+RAMP = 0.7  # share of the search in which the budget falls; the rest of it is spent at the target
+GROWTH = 1.05  # of the weight, per step above the budget
+FIRST = 0.5  # the weight to begin with
+
+
+class SoftCost:
+    """The trace's polynomial of MACs or parameters at the masks' sizes, as a share of the dense model's.
+
+    The value is exact: that of the plan of now, where the relaxation counts whole units. The gradient reaches every
+    unit; a group's size is the mean over its lanes of the units counted in each. Groups decided by several masks have
+    the size that stays, and the gradient of the masks' mean.
+    """
+
+    def __init__(self, gates: Gates, metric: str) -> None:
+        if metric not in METRICS:
+            raise MaskError(f"the cost of masks must be one of {', '.join(METRICS)}, but got {metric!r}")
+        graph, layout = gates.graph, gates.layout
+        self.gates = gates
+        self.dense = graph.cost()[METRICS.index(metric)]
+        polynomial = (graph.macs, graph.params)[METRICS.index(metric)]
+        groups = {name: i for i, name in enumerate(dict.fromkeys(g for v in gates.vectors for g in v.groups))}
+        fixed = graph.sizes()
+        width = max((sum(n in groups for n in names) for names, _ in polynomial.terms), default=1)
+        merged: dict[tuple[int, ...], float] = {}
+        for names, coefficient in polynomial.terms:
+            value = float(coefficient) / self.dense
+            for name in names:
+                value *= 1 if name in groups else fixed[name]
+            variables = [groups[n] for n in names if n in groups]
+            key = tuple(variables + [len(groups)] * (max(1, width) - len(variables)))
+            merged[key] = merged.get(key, 0.0) + value
+        device = gates.alpha.device
+        self.coefficients = torch.tensor(list(merged.values()), dtype=torch.float64, device=device)
+        self.places = torch.tensor(list(merged), device=device)
+        mean = np.zeros((len(groups), layout.units))
+        self.removable: dict[int, slice] = {}
+        for name, row in groups.items():
+            mine = [i for i, v in enumerate(gates.vectors) if name in v.groups]
+            for i in mine:
+                share = 1 / (gates.vectors[i].lanes * len(mine))
+                mean[row, layout.offset[i] : layout.offset[i + 1]] = share
+            if name in layout.union_of:
+                first = layout.units + 1 + layout.union_of[name]
+                self.removable[row] = slice(first, first + graph[name].size)
+        where = np.nonzero(mean)
+        self.rows = torch.as_tensor(where[0], device=device)
+        self.units = torch.as_tensor(where[1], device=device)
+        self.shares = torch.as_tensor(mean[where], device=device)
+        self.count = len(groups)
+        self.one = torch.eye(self.count + 1, dtype=torch.float64, device=device)[-1]  # fills up short products
+
+    def __call__(self) -> Tensor:
+        """A float64 scalar: 1 is the dense model."""
+        gates = self.gates
+        present = gates.relaxation.presence(gates.alpha, gates.hard).double()
+        sizes = torch.zeros(self.count + 1, dtype=torch.float64, device=present.device)
+        sizes = sizes.index_add(0, self.rows, present[self.units] * self.shares)
+        sizes = sizes + self.one
+        if self.removable:
+            whole = gates.extended(gates.hard).double()
+            kept = torch.zeros_like(sizes)
+            for row, units in self.removable.items():
+                kept[row] = whole[units].sum() - sizes[row].detach()
+            sizes = sizes + kept
+        return (self.coefficients * sizes[self.places].prod(1)).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How masks are closed: by a fixed weight of the cost, whatever weight a target needs, or a rate at the end.
+
+    With a weight: loss + weight x cost, where the cost of the dense model is 1. With a target: loss + s x max(0, cost -
+    budget), where the budget falls from 1 to the target over the first 70 % of the search, and s grows by 5 % with
+    every step above the budget and falls by as much with every step within it. With `l1` the loss has l1 x sum |alpha|
+    instead, and after the search the masks of the smallest |alpha| are closed: a share `rate` of all, or as many as a
+    target needs.
+
+    Source: L. Tredese (Politecnico di Torino, 2023), whose weight is fixed and whose cost is of parameters; for `l1`
+    arXiv 2104.08500, equation 6.
+    """
+
+    metric: str = "macs"
+    weight: float | None = None
+    target: Target | None = None
+    rate: float | None = None
+    l1: float = 0.0
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.weight, self.target, self.rate)) != 1:
+            raise MaskError("masks need a weight of the cost, a target or a rate, one of the three")
+        if self.rate is not None and not 0 < self.rate < 1:
+            raise MaskError(f"the rate is the share of masks to close and must be in 0..1, but got {self.rate}")
+        if (self.rate is not None and not self.l1) or self.l1 < 0 or (self.l1 and self.weight is not None):
+            raise MaskError(f"a rate needs a positive l1, and a weight of the cost none, but got l1 {self.l1}")
+        if self.weight is not None and self.weight <= 0:
+            raise MaskError(f"the weight of the cost must be positive, but got {self.weight}")
+        if self.target is not None and self.target.metric not in METRICS:
+            raise MaskError(f"the target of masks must be of {' or '.join(METRICS)}, but got {self.target}")
+
+    @property
+    def measured(self) -> str:
+        """The metric that counts: the target's, where there is one."""
+        return self.metric if self.target is None else self.target.metric

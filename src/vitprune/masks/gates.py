@@ -1,0 +1,340 @@
+"""Gates: mask vectors on the groups of a trace, that multiply the model's weights while it is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitprune.allocate.allocate import obtained
+from vitprune.allocate.widths import Minimum, check_minimum
+from vitprune.arrays import Scores
+from vitprune.masks.cut import Cuts
+from vitprune.masks.errors import MaskError
+from vitprune.masks.layout import Line, layout_of
+from vitprune.masks.norms import kept_forward, norms_of
+from vitprune.masks.relax import Relaxation, StraightThrough
+from vitprune.masks.select import Selector
+from vitprune.masks.vectors import Sharing, vectors_of, without
+from vitprune.plan import GroupPlan, Plan, identity
+from vitprune.shrink import keep_from, shrink
+from vitprune.trace.graph import Graph
+
+KINDS = ("mlp", "qk", "v", "heads", "residual")
+
+
+class Gates:
+    """Masks that are trained beside the weights: a hook of `vitprune.recover.fit`.
+
+    Between two steps the model's parameters are the masked ones, so that it computes what the model shrunk by `plan()`
+    would; the unmasked weights are kept aside, and are what the optimizer changes. Norms take their statistics over the
+    kept positions meanwhile. `close()` ends this and leaves the masked weights in the model.
+
+    A step costs three passes over the masked weights (input columns of the layers that read the masked units).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        kinds: Collection[str] | None = None,
+        *,
+        sharing: Sharing = "residual",
+        freeze: Collection[str] = (),
+        protect: Collection[str] = (),
+        everywhere: Collection[str] = (),
+        round_to: int = 1,
+        minimum: Minimum = None,
+        relaxation: Relaxation | None = None,
+        lr: float = 1e-2,
+    ) -> None:
+        """Puts gates, all open, on `model`, which stays where it is; graph: its trace.
+
+        kinds: of "mlp", "qk", "v", "heads", "residual", "block"; None: those of the first five that the model has.
+        freeze, protect: kinds, and patterns of group names, that keep their size. everywhere: kinds masked in all their
+        slices, see `on_model`. round_to, minimum: permitted sizes, as for `vitprune.allocate`. lr: learning rate of the
+        masks, without weight decay.
+
+        Raises MaskError when a kind that is named has no group that can be masked, or weights are frozen.
+        """
+        check_minimum(minimum)
+        self.model, self.graph, self.lr = model, graph, lr
+        self.relaxation: Relaxation = relaxation or StraightThrough()
+        groups = without(graph.groups, freeze, KINDS if kinds is None else kinds, protect)
+        self.left = {g.name: "; ".join(g.notes) for g in groups if not g.exact}
+        cuts = Cuts(model, graph)
+        self.vectors, without_cut = vectors_of(cuts, [g for g in groups if g.exact], sharing, everywhere)
+        self.left |= without_cut
+        if not self.vectors:
+            raise MaskError(f"no group can be masked: {'; '.join(f'{n}: {why}' for n, why in self.left.items())}")
+        norms = list(norms_of(graph))
+        rms = {path for path, _, is_rms in norms if is_rms}
+        labels = [(path, line) for path, line, _ in norms]
+        split = dict.fromkeys(v.groups[0] for v in self.vectors if not v.alone) if sharing == "independent" else {}
+        followers = [(name, s) for name in split for s in cuts.readers(graph[name])]
+        self.layout, norm_lines = layout_of(graph, self.vectors, cuts.shapes, labels, followers, round_to, minimum)
+        named = dict(model.named_parameters(remove_duplicate=False))
+        device = next(iter(named.values())).device
+        self.select = Selector(self.layout, device)
+        self.alpha = nn.Parameter(self.relaxation.start(self.layout.units).to(device))
+        self._ids = torch.as_tensor(self.layout.ids, device=device)
+        self._unions = torch.as_tensor(self.layout.unions, device=device)
+        self._one = torch.ones(1, device=device)
+        self._held: dict[str, tuple[nn.Parameter, tuple[Line, ...]]] = {}
+        for line in self.layout.lines:
+            _, lines = self._held.get(line.tensor, (named[line.tensor], ()))
+            self._held[line.tensor] = (named[line.tensor], (*lines, line))
+        frozen = [name for name, (p, _) in self._held.items() if not p.requires_grad]
+        if frozen:
+            raise MaskError(f"masks need the gradients of the weights they multiply, but {frozen[0]} has none")
+        self._norms = [(model.get_submodule(line.tensor), line, line.tensor in rms) for line in norm_lines]
+        self._kept = [torch.ones(line.stop - line.start, device=device) for line in norm_lines]
+        self._weights: dict[str, Tensor] = {}  # the unmasked values, while the model holds masked ones
+        self._spare: dict[str, Tensor] = {}
+        self.hard = torch.ones(self.layout.units, device=device)
+        self._factors = self.hard
+        self.threshold = self.relaxation.threshold
+        self.counts: Tensor | None = None  # (clusters,) where they are given instead of found by the threshold
+        self._drawn: Tensor | None = None
+        self._open = False
+        self.open_()
+
+    def open_(self) -> None:
+        """Takes hold of the model: its parameters become the masked ones, its norms see kept positions only."""
+        assert not self._open
+        self._open = True
+        self._weights = {name: p.data for name, (p, _) in self._held.items()}
+        self._spare = {name: torch.empty_like(p.data) for name, (p, _) in self._held.items()}
+        for (module, _, rms), kept in zip(self._norms, self._kept, strict=True):
+            vars(module)["forward"] = kept_forward(module, kept, rms)
+        with torch.no_grad():
+            self._write(self.relaxation.evaluated(self.alpha, self.hard))
+
+    def close(self) -> None:
+        """Lets go of the model and leaves the masked weights in it."""
+        if self._open:
+            weights = self._let_go()
+            for name, (parameter, _) in self._held.items():
+                weights[name].copy_(parameter.data)
+                parameter.data = weights[name]
+
+    def _let_go(self) -> dict[str, Tensor]:
+        weights, self._weights, self._spare, self._open = self._weights, {}, {}, False
+        for module, _, _ in self._norms:
+            vars(module).pop("forward", None)
+        return weights
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Decides anew which units stay, and masks the weights accordingly."""
+        theta = self.relaxation.importance(self.alpha)
+        counts = self.select.counts(theta > self.threshold) if self.counts is None else self.counts
+        self.hard = self.select.top(theta, counts)
+        self._write(self.relaxation.evaluated(self.alpha, self.hard))
+
+    def extended(self, values: Tensor) -> Tensor:
+        """(units + 1 + unions,): the units' values, the constant 1, and 0 or 1 for what several vectors decide."""
+        parts = [values, self._one.to(values.dtype)]
+        if len(self._unions):
+            parts.append(self.hard[self._unions].amax(1).to(values.dtype))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _write(self, values: Tensor) -> None:
+        """Sets the parameters to weights times factors, and the norms to the kept positions."""
+        self._factors = values
+        lines = self.extended(values)[self._ids].prod(1)
+        for name, (parameter, mine) in self._held.items():
+            target, weights = self._spare[name], self._weights[name]
+            for i, line in enumerate(mine):
+                factor = _along(lines[line.start : line.stop], line.dim, weights.ndim).to(weights.dtype)
+                torch.mul(target if i else weights, factor, out=target)
+            parameter.data = target
+        if self._norms:
+            kept = self.extended(self.hard)[self._ids].prod(1)
+            for (_, line, _), held in zip(self._norms, self._kept, strict=True):
+                held.copy_(kept[line.start : line.stop])
+
+    # the training loop's hook
+
+    def extra_parameters(self) -> Mapping[str, tuple[Sequence[nn.Parameter], float, float]]:
+        """The masks: their own learning rate, no weight decay."""
+        return {"masks": ([self.alpha], self.lr, 0.0)}
+
+    def before_forward(self, step: int) -> None:
+        """Draws the factors of the step, where they are drawn: once, also where gradients are accumulated."""
+        if self.relaxation.draws and self._drawn is None:
+            self._drawn = self.relaxation.factors(self.alpha, self.hard)
+            self._write(self._drawn.detach())
+
+    @torch.no_grad()
+    def after_backward(self, step: int) -> None:
+        """Gives the masks their gradients, and the optimizer the unmasked weights with theirs."""
+        extended = self.extended(self._factors)
+        columns = extended[self._ids]
+        lines = columns.prod(1)
+        slopes = torch.zeros_like(lines)
+        for name, (parameter, mine) in self._held.items():
+            weights = self._weights[name]
+            parameter.data = weights
+            if parameter.grad is None:
+                continue
+            factors = [_along(lines[m.start : m.stop], m.dim, weights.ndim).to(weights.dtype) for m in mine]
+            product = parameter.grad * weights
+            for i, line in enumerate(mine):
+                others = [f for j, f in enumerate(factors) if j != i]
+                slopes[line.start : line.stop] = _summed(product, others, line.dim).to(slopes.dtype)
+            for factor in factors:
+                parameter.grad.mul_(factor)
+        gradient = torch.zeros_like(extended)
+        for i in range(columns.shape[1]):
+            rest = torch.cat([columns[:, :i], columns[:, i + 1 :]], dim=1).prod(1)
+            gradient.index_add_(0, self._ids[:, i], slopes * rest)
+        values = self._drawn
+        if values is None:
+            with torch.enable_grad():
+                values = self.relaxation.factors(self.alpha, self.hard)
+        self._drawn = None
+        torch.autograd.backward(values, gradient[: len(values)].to(values.dtype))
+
+    def after_step(self, step: int) -> None:
+        """Masks the changed weights by the changed masks."""
+        with torch.no_grad():
+            self.relaxation.settle_(self.alpha)
+        self.refresh()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks and the unmasked weights."""
+        state = {"alpha": self.alpha.data} | {f"weight.{name}": w for name, w in self._weights.items()}
+        return state if self.counts is None else state | {"counts": self.counts}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores them."""
+        with torch.no_grad():
+            self.alpha.copy_(state["alpha"])
+            for name, weights in self._weights.items():
+                weights.copy_(state[f"weight.{name}"])
+        if "counts" in state:
+            self.counts = state["counts"].to(self.alpha.device)
+        self.refresh()
+
+    # what has been decided
+
+    def scores(self) -> Scores:
+        """Group name -> float64 (lanes, size): what ranks the units, for every group of the graph."""
+        theta = self.relaxation.importance(self.alpha).detach().double().cpu()
+        return self._by_group(theta)
+
+    def _by_group(self, values: Tensor) -> dict[str, Any]:
+        """Group name -> (lanes, size) of per-unit values; ones where no vector decides, the largest of several."""
+        found: dict[str, Any] = {g.name: np.ones((g.lanes, g.size)) for g in self.graph.groups}
+        seen: set[str] = set()
+        for v, part in zip(self.vectors, self._parts(values), strict=True):
+            own = part.view(v.lanes, v.size).numpy()
+            for name in v.groups:
+                found[name] = np.maximum(found[name], own) if name in seen else own.copy()
+                seen.add(name)
+        return found
+
+    def plan(self) -> Plan:
+        """The plan of now: what `vitprune.shrink` makes of it computes what the model computes now."""
+        hard = self._by_group(self.hard.cpu())
+        groups = dict(identity(self.graph).groups)
+        for name in {g for v in self.vectors for g in v.groups}:
+            old = groups[name]
+            kept = tuple(tuple(np.flatnonzero(row > 0.5).tolist()) for row in hard[name])
+            groups[name] = GroupPlan(old.kind, old.size, old.lanes, kept)
+        sizes = {name: g.kept_size for name, g in groups.items()}
+        notes: list[str] = []
+        settings = {"not_pruned": self.left, "notes": notes, "kinds": sorted({v.kind for v in self.vectors})}
+        return Plan(groups, self.graph.fingerprint, {}, obtained(self.graph, sizes), "masks", settings)
+
+    def start_from(self, plan: Plan) -> None:
+        """Sets the masks to a plan: importance 1 for kept units, 0 for the others."""
+        with torch.no_grad():
+            self.alpha.copy_(self.relaxation.inverse(torch.cat(self._kept_by(plan))))
+        self.refresh()
+
+    @torch.no_grad()
+    def adopt(self, plan: Plan) -> None:
+        """Masks by a plan instead of by importance, until the next step; where a group has several masks, they stay."""
+        parts = zip(self.vectors, self._kept_by(plan), self._parts(self.hard), strict=True)
+        self.hard = torch.cat([planned if v.alone else own for v, planned, own in parts])
+        self._write(self.relaxation.evaluated(self.alpha, self.hard))
+
+    def _kept_by(self, plan: Plan) -> list[Tensor]:
+        """Per vector the (lanes x size,) of 0 and 1 of a plan."""
+        parts = []
+        for v in self.vectors:
+            table = torch.zeros(v.lanes, v.size)
+            for lane, kept in enumerate(plan.groups[v.groups[0]].kept):
+                table[lane, list(kept)] = 1
+            parts.append(table.flatten().to(self.alpha.device))
+        return parts
+
+    def _parts(self, values: Tensor) -> Sequence[Tensor]:
+        return torch.split(values, [v.lanes * v.size for v in self.vectors])
+
+    @contextmanager
+    def closed(self) -> Iterator[nn.Module]:
+        """Meanwhile the model is a plain one, with the masked weights."""
+        weights = self._let_go()
+        try:
+            yield self.model
+        finally:
+            for name, (parameter, _) in self._held.items():
+                parameter.data = weights[name]
+            self.open_()
+
+    def shrink(self, example: tuple[Any, ...], plan: Plan | None = None, *, check: bool = True) -> nn.Module:
+        """The model that `plan` (or that of now) gives, all factors folded in; example: what the graph was traced with.
+
+        Raises OracleError when it differs from the masked dense one.
+        """
+        if plan is not None:
+            self.adopt(plan)
+        chosen = self.plan() if plan is None else plan
+        with self.closed() as model:
+            return shrink(model, self.graph, chosen, check=check, example=example)
+
+    def behind(self, plan: Plan) -> dict[str, int]:
+        """Parameter name -> elements that a mask silences but that the shrunk model still has, where there are any.
+
+        Only masks of which a group has several leave any: a unit goes when all of them drop it.
+        """
+        keep = keep_from(self.graph, plan)
+        lines = self.extended(self.hard)[self._ids].prod(1).cpu().numpy()
+        found: dict[str, int] = {}
+        for name, (parameter, mine) in self._held.items():
+            stays = [np.ones(n, dtype=bool) for n in parameter.shape]
+            for dim, kept in enumerate(keep.tensor(name)):
+                if kept is not None:
+                    stays[dim] = np.isin(np.arange(parameter.shape[dim]), kept)
+            sounds = [s.copy() for s in stays]
+            for line in mine:
+                sounds[line.dim] &= lines[line.start : line.stop] > 0
+            lost = math.prod(int(s.sum()) for s in stays) - math.prod(int(s.sum()) for s in sounds)
+            if lost:
+                found[name] = lost
+        return found
+
+
+def _along(line: Tensor, dim: int, ndim: int) -> Tensor:
+    """A (n,) vector shaped to multiply dim `dim` of a tensor with `ndim` dims."""
+    return line.view([-1 if d == dim else 1 for d in range(ndim)])
+
+
+def _summed(product: Tensor, others: Sequence[Tensor], dim: int) -> Tensor:
+    """(n,): the product times the factors of the other dims, summed over all dims but `dim`."""
+    if product.ndim == 2 and len(others) == 1:
+        other = others[0].flatten()
+        return product @ other if dim == 0 else other @ product
+    for other in others:
+        product = product * other
+    rest = [d for d in range(product.ndim) if d != dim]
+    return product.sum(rest) if rest else product

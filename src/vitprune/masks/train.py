@@ -1,0 +1,151 @@
+"""Warm-up, search, shrink, fine-tune: masks learned beside the weights, from a dense model to a small one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitprune.allocate import allocate
+from vitprune.data.batches import Batches
+from vitprune.masks.check import on_model
+from vitprune.masks.errors import MaskError
+from vitprune.masks.gates import Gates
+from vitprune.masks.relax import RELAXATIONS
+from vitprune.masks.search import Search
+from vitprune.masks.settings import MaskSettings
+from vitprune.plan import Plan
+from vitprune.progress import Progress, Silent
+from vitprune.recover import History, TrainSettings, fit
+from vitprune.trace.graph import Graph
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskResult:
+    """What a run gave."""
+
+    model: nn.Module  # shrunk, fine-tuned, in evaluation mode
+    plan: Plan
+    histories: Mapping[str, History]  # of "warm-up", "search", "fine-tuning", those that there were
+    behind: Mapping[str, int]  # parameter name -> silenced elements that no plan can remove (see `Gates.behind`)
+
+
+def train_masks(
+    model: nn.Module,
+    graph: Graph,
+    train: Batches,
+    val: Batches,
+    settings: MaskSettings,
+    *,
+    example: tuple[Any, ...],
+    device: str = "cpu",
+    teacher: nn.Module | None = None,
+    checkpoint_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> MaskResult:
+    """The smaller model that masks and weights, trained together, end with. `model` is changed: it was trained too.
+
+    graph, example: the model's trace, and the arguments that it was made with. teacher: for all phases. With
+    `checkpoint_dir` a run that was stopped goes on from the last whole epoch of the phase that it was in, on the CPU
+    bit for bit.
+
+    With a target, the masks at the end are within a few units of it; the units that are missing or too many are then
+    chosen by importance, so that the plan is at most the target and within 1 % of it or one rounding step.
+
+    Raises MaskError when the masks collapse, or for settings that make no sense; TargetError when the target cannot be
+    reached; TrainError as `fit`; OracleError when the shrunk model differs from the masked one.
+    """
+    if RELAXATIONS[settings.relaxation].draws and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MaskError(f"{settings.relaxation} masks draw in every process for itself; train them in one process")
+    said, histories = progress or Silent(), dict[str, History]()
+
+    def phase(name: str, module: nn.Module, how: TrainSettings, hook: Search | None = None) -> None:
+        said.line(f"masks: {name}")
+        histories[name] = fit(
+            module,
+            train,
+            val,
+            how,
+            device=device,
+            hook=hook,
+            teacher=teacher,
+            checkpoint_dir=None if checkpoint_dir is None else checkpoint_dir / name,
+            progress=said,
+        )
+
+    _check_folder(checkpoint_dir, settings)
+    model.to(device)
+    if settings.warmup is not None:
+        phase("warm-up", model, settings.warmup)
+    gates = on_model(
+        model,
+        graph,
+        settings.kinds,
+        sharing=settings.sharing,
+        freeze=settings.freeze,
+        protect=settings.protect,
+        round_to=settings.round_to,
+        minimum=dict(settings.minimum),
+        relaxation=RELAXATIONS[settings.relaxation](),
+        lr=settings.mask_lr,
+    )
+    try:
+        for name, why in gates.left.items():
+            said.line(f"not masked: {name}: {why}")
+        if settings.pressure.target is not None:
+            projected(gates, settings)  # fails at once for one that is out of reach
+        how = settings.searching()
+        phase("search", model, how, Search(gates, settings.pressure, how.epochs * len(train)))
+        plan = projected(gates, settings)
+        small = gates.shrink(tuple(a.to(gates.alpha.device) for a in example), plan)
+        behind = gates.behind(plan)
+    finally:
+        gates.close()
+    if behind:
+        said.line(f"masked but not removable: {sum(behind.values()):,} elements of {len(behind)} parameters")
+    if settings.finetune is not None:
+        phase("fine-tuning", small, settings.finetune)
+    return MaskResult(small.eval(), plan, histories, behind)
+
+
+def projected(gates: Gates, settings: MaskSettings) -> Plan:
+    """The plan of now; with a target, the plan by the masks' importance that is at most the target."""
+    if settings.pressure.rate is not None:
+        theta = gates.relaxation.importance(gates.alpha.detach())
+        gates.threshold = float(theta.sort().values[int(settings.pressure.rate * len(theta))]) * (1 - 1e-6)
+        gates.refresh()
+    plan, target = gates.plan(), settings.pressure.target
+    masked = {g for v in gates.vectors for g in v.groups}
+    about = {**plan.settings, "sharing": settings.sharing, "relaxation": settings.relaxation}
+    if target is None:
+        how = {"rate": settings.pressure.rate, "l1": settings.pressure.l1, "weight": settings.pressure.weight}
+        given = {name: value for name, value in how.items() if value}
+        asked = {name: value for name, value in given.items() if name != "l1"}
+        return replace(plan, asked=asked, settings=about | given)
+    fitted = allocate(
+        gates.graph,
+        gates.scores(),
+        target,
+        scope="local" if settings.relaxation == "top-k" else "global",
+        kinds={gates.graph[g].kind for g in masked},
+        round_to=settings.round_to,
+        minimum=dict(settings.minimum),
+        protect=[g.name for g in gates.graph.groups if g.name not in masked],
+    )
+    left = {**fitted.settings["not_pruned"], **gates.left}
+    return replace(fitted, method="masks", settings={**about, **fitted.settings, "not_pruned": left})
+
+
+def _check_folder(folder: Path | None, settings: MaskSettings) -> None:
+    if folder is None:
+        return
+    path, text = folder / "masks.json", json.dumps(settings.to_json(), indent=1, sort_keys=True)
+    if path.exists() and path.read_text() != text:
+        raise MaskError(f"{folder} holds a run with other settings of masks; give another folder, or delete it")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,113 @@
+"""`prune --method masks` and `vtp`: the stage that trains masks instead of computing scores."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitprune.allocate.target import Target
+from vitprune.data import Data
+from vitprune.masks import MaskError, MaskSettings, Pressure, train_masks
+from vitprune.masks.vectors import Sharing
+from vitprune.masks.vtp import KINDS as VTP_KINDS
+from vitprune.masks.vtp import L1
+from vitprune.plan import Plan
+from vitprune.progress import Progress
+from vitprune.recover import TrainSettings
+from vitprune.trace.graph import Graph
+
+METHODS = ("masks", "vtp")
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """How masks are trained; what is to be removed stands in `PruneSettings`."""
+
+    search: TrainSettings = field(default_factory=lambda: TrainSettings(lr=1e-4))
+    warmup: TrainSettings | None = None
+    mask_lr: float | None = None  # None: 1e-2 for masks, that of the weights for VTP
+    weight: float | None = None  # of the cost, instead of a target
+    rate: float | None = None  # VTP: share of gates to close, instead of a target
+    l1: float = L1
+    sharing: Sharing = "residual"
+    freeze: tuple[str, ...] = ()
+    relaxation: str = "straight-through"
+
+
+def mask_settings(
+    method: str,
+    how: Learned,
+    target: Target | None,
+    *,
+    kinds: tuple[str, ...] | None,
+    round_to: int,
+    minimum: Mapping[str, int],
+    protect: tuple[str, ...],
+) -> MaskSettings:
+    """The settings of the search, without fine-tuning. Raises MaskError for options that do not go together."""
+    if method == "vtp":
+        if how.weight is not None:
+            raise MaskError("vtp takes a rate or a target, no weight of the cost; use the method masks")
+        pressure, relaxation, kinds = Pressure(rate=how.rate, target=target, l1=how.l1), "scale", kinds or VTP_KINDS
+    elif how.rate is not None:
+        raise MaskError("a rate is for the method vtp; masks take a target or a weight of the cost")
+    else:
+        pressure, relaxation = Pressure(weight=how.weight, target=target), how.relaxation
+    usual = how.search.lr if method == "vtp" else 1e-2
+    return MaskSettings(
+        pressure,
+        how.search,
+        how.warmup,
+        None,
+        kinds,
+        how.sharing,
+        how.freeze,
+        protect,
+        usual if how.mask_lr is None else how.mask_lr,
+        relaxation,
+        round_to,
+        minimum,
+    )
+
+
+def learn(
+    model: nn.Module,
+    graph: Graph,
+    data: Data,
+    settings: MaskSettings,
+    method: str,
+    *,
+    example: tuple[Any, ...],
+    device: str,
+    distill: bool,
+    folder: Path,
+    progress: Progress,
+) -> tuple[Plan, nn.Module]:
+    """The plan that masks end with, and the shrunk model; `model` stays as it is, and teaches if `distill`."""
+    result = train_masks(
+        copy.deepcopy(model),
+        graph,
+        data.train,
+        data.val,
+        settings,
+        example=example,
+        device=device,
+        teacher=model if distill else None,
+        checkpoint_dir=folder,
+        progress=progress,
+    )
+    notes = list(result.plan.settings["notes"])
+    if result.behind:
+        names = ", ".join(list(result.behind)[:3]) + (", ..." if len(result.behind) > 3 else "")
+        notes.append(
+            f"{sum(result.behind.values()):,} elements of {len(result.behind)} parameters ({names}) were masked, but "
+            "cannot be removed, as other layers use the same channels"
+        )
+    behind = dict(result.behind)
+    about = {**result.plan.settings, "notes": notes, "behind": behind}
+    return replace(result.plan, method=method, settings=about), result.model
