@@ -387,7 +387,7 @@ def test_settings_out_of_range() -> None:
 
 
 def test_calibration_images_of_a_folder_come_mixed(tmp_path: Path) -> None:
-    root = write_folder(tmp_path, per_class=20)
+    root = str(write_folder(tmp_path, per_class=20))
     data = open_data(root, RGB, batch_size=8, calibration=24)
     assert data.calibration is not None
     first, labels = next(iter(data.calibration))

@@ -99,7 +99,9 @@ def test_a_later_plan_lies_within_the_earlier(scope):
         scores = {g.name: rng.random((g.lanes, g.size)) for g in graph.groups}  # other ones in each step
         further = allocate(graph, scores, Target("macs", ratio), scope=scope, kinds=EVERYTHING, within=plan)
         assert plan is None or nested(further, plan)
-        assert 0.85 * ratio < further.obtained["macs"]["ratio"] <= ratio
+        assert further.obtained["macs"]["ratio"] <= ratio
+        rest = any("no rounding step fits into what is left" in note for note in further.settings["notes"])
+        assert further.obtained["macs"]["ratio"] > 0.85 * ratio or (scope == "per-cost" and rest)  # whole branches go
         plan = further
     with pytest.raises(TargetError, match="cannot be reached"):
         allocate(graph, scores, "macs=0.001", scope=scope, kinds=EVERYTHING, within=plan)
