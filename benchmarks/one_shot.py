@@ -204,7 +204,14 @@ def main() -> None:
     scopes = " and ".join(SEEDED_SCOPES)
     about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}; after the first only in scope {scopes}"
     about["command"] = about["command"].replace(" --page-only", "")
+    about["choice"] = (
+        "vitprune's default score, scope and refit were developed with a look at test images of the shipped ViT and of "
+        "DINOv2 on Fashion-MNIST; the peer's best line is chosen by the test images"
+    )
     about["cells"] = "measured in one or several runs of this command and its filters; load and versions: of the last"
+    entered = sum("entered" in row for row in cells if subject.owns(row))
+    if entered:
+        about["cells"] += f"; {entered} cells come from the same calls in a script of its own, and were entered by hand"
     one_shot_page.write_page(given.out, subject.label, mine, dense, about, cells.path.name)
 
 

@@ -165,7 +165,7 @@ def choices(
 def unit_costs(graph: Graph, clusters: Iterable[Cluster], target: Target | None) -> dict[str, float]:
     """Name of a cluster's first group -> MACs (parameters, for a target of those) of one unit in the dense model.
 
-    A unit that costs nothing counts as a millionth of the model, divided by a million.
+    A unit that costs nothing counts as 1e-12 of the model.
     """
     which = 1 if target is not None and target.metric == "params" else 0
     dense = graph.cost()[which]

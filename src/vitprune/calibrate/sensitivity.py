@@ -79,8 +79,9 @@ def sensitivities(
         for some in _portions(batches, images, device):
             if replay is None or replay.size != len(some):
                 replay = Replay(model, some)
+                by_weight = sites(replay.captured, parts=True)
             try:
-                _one(replay, some, draws, generator, found)
+                _one(replay, by_weight, some, draws, generator, found)
             except RuntimeError as error:
                 if "gradient" not in str(error) and "grad_fn" not in str(error):
                     raise
@@ -112,12 +113,16 @@ def _portions(batches: Iterable[Any], images: int, device: torch.device) -> Iter
         yield held[0]
 
 
-def _one(replay: Replay, images: Tensor, draws: int, generator: torch.Generator, found: dict[str, Sensitivity]) -> None:
+def _one(
+    replay: Replay,
+    by_weight: dict[str, list[Site]],
+    images: Tensor,
+    draws: int,
+    generator: torch.Generator,
+    found: dict[str, Sensitivity],
+) -> None:
     """Adds the sums over one portion of images."""
-    every = {s.node: s for same in sites(replay.captured, parts=True).values() for s in same}
-    calls: dict[str, int] = {}
-    for site in every.values():
-        calls[site.weight] = calls.get(site.weight, 0) + 1
+    every = {s.node: s for same in by_weight.values() for s in same}
     kept: list[tuple[Site, Tensor]] = []
     with torch.enable_grad():
         env, at = replay.start(images.clone().requires_grad_(True)), 0
@@ -137,7 +142,7 @@ def _one(replay: Replay, images: Tensor, draws: int, generator: torch.Generator,
             grads = torch.autograd.grad(inner, [y for _, y in kept], retain_graph=draw + 1 < draws, allow_unused=True)
             for (site, y), g in zip(kept, grads, strict=True):
                 if g is not None:
-                    _add(found, replay, site, y.detach(), g, len(images), single=calls[site.weight] == 1)
+                    _add(found, replay, site, y.detach(), g, len(images), single=len(by_weight[site.weight]) == 1)
 
 
 def _add(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from vitprune.masks.relax import RELAXATIONS
 from vitprune.masks.search import Search
 from vitprune.masks.settings import MaskSettings
 from vitprune.plan import Plan
+from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import History, TrainSettings, fit
 from vitprune.trace.graph import Graph
@@ -60,7 +60,7 @@ def train_masks(
     Raises MaskError when the masks collapse, or for settings that make no sense; TargetError when the target cannot be
     reached; TrainError as `fit`; OracleError when the shrunk model differs from the masked one.
     """
-    if RELAXATIONS[settings.relaxation].draws and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if RELAXATIONS[settings.relaxation].draws and world() > 1:
         raise MaskError(f"{settings.relaxation} masks draw in every process for itself; train them in one process")
     said, histories = progress or Silent(), dict[str, History]()
 

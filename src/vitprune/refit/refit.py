@@ -23,6 +23,8 @@ from vitprune.trace.graph import Graph
 
 ENOUGH = 10  # samples per input, below which a user is told
 CHECKED = 40  # samples per input, below which the damping is chosen by letting one half predict the other
+TINY = 1e-12  # layer scale below which a channel is left alone
+FELT = 28  # images that say how much each position counts
 
 
 class RefitError(VitpruneError):
@@ -44,10 +46,6 @@ class Refitted:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self)
-
-
-TINY = 1e-12  # layer scale below which a channel is left alone
-FELT = 28  # images that say how much each position counts
 
 
 @dataclass(slots=True)
