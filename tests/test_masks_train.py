@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,36 @@ def test_settings_that_make_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
     ready.model.requires_grad_(False)
     with pytest.raises(MaskError, match=r"need the gradients .* has none"):
         Gates(ready.model, ready.graph)
+
+
+@pytest.mark.parametrize("asked", [{"rate": 0.4}, {"target": Target("macs", 0.6)}])
+def test_vtp_closes_in_several_steps(asked: dict[str, Any]) -> None:
+    """A third, two thirds and all of what is to be closed; a gate that was closed never opens again."""
+    case = CASES[TINY]
+    ready = traced(case)
+    settings = vtp(replace(SETTINGS, epochs=3), finetune=None, mask_lr=0.05, closings=3, **asked)
+    seen: list[tuple[float, float, torch.Tensor]] = []
+
+    class Watched(Search):
+        def after_step(self, step: int) -> None:
+            super().after_step(step)
+            seen.append((float((self.gates.hard < 0.5).double().mean()), float(self.cost().detach()), self.gates.hard.clone()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitprune.masks.train.Search", Watched)
+        result = train_masks(
+            ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings, example=case.example(2)
+        )
+    third = len(seen) // 3
+    for at, (closed, cost, hard) in enumerate(seen):
+        part = (at + 1) // third if at + 1 < len(seen) else 2  # the last threshold falls after the training
+        if "rate" in asked:
+            assert 0.4 * part / 3 - 0.08 < closed <= 0.4 * part / 3 + 1e-6
+        else:
+            assert cost <= 1 - 0.4 * part / 3 + 1e-9 and (not part or cost > 0.9 * (1 - 0.4 * part / 3))
+        assert not at or bool((hard <= seen[at - 1][2]).all())
+    if "target" in asked:
+        assert 0.58 < result.plan.obtained["macs"]["ratio"] <= 0.6
 
 
 @pytest.mark.parametrize("sharing", ["residual", "inputs"])
