@@ -108,7 +108,8 @@ def test_vtp_closes_in_several_steps(asked: dict[str, Any]) -> None:
     class Watched(Search):
         def after_step(self, step: int) -> None:
             super().after_step(step)
-            seen.append((float((self.gates.hard < 0.5).double().mean()), float(self.cost().detach()), self.gates.hard.clone()))
+            hard = self.gates.hard.clone()
+            seen.append((float((hard < 0.5).double().mean()), float(self.cost().detach()), hard))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitprune.masks.train.Search", Watched)
