@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from vitprune.masks.alive import collapsed
 from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 from vitprune.masks.relax import TopK
 
 FINEST = 0.005  # steps in which the budget of `TopK` falls
-COLLAPSED = 0.75  # share of masks at their smallest size, from which on a model counts as dead
+REACHED = 0.01  # of the dense model's cost, above a target that counts as reached: masks go up and down around it
 LOOK_EVERY = 20  # steps between looks at what is left, each of which waits for the device
 
 
@@ -72,7 +73,19 @@ class Search:
             above = self.now > self.budget(step)
             self.strength = torch.where(above, self.strength * GROWTH, self.strength / GROWTH).clamp(1e-6, 1e6)
         if step + 1 == self.steps or (self.pressure.weight is not None and (step + 1) % LOOK_EVERY == 0):
-            self._look(step)
+            self.check_alive(step)
+
+    def standing(self, step: int) -> tuple[float, bool]:
+        """The cost of now (VTP: the mean modulus of the gates), and whether a target's budget has fallen and is met.
+
+        VTP's gates and a fixed weight go nowhere in particular: they are always low enough.
+        """
+        if self.pressure.l1:
+            return float(self.gates.alpha.detach().abs().mean()), True
+        cost = float(self.cost().detach())
+        if self.pressure.target is None:
+            return cost, True
+        return cost, step + 1 >= RAMP * self.steps and cost <= self.goal + REACHED
 
     def _follow(self, step: int) -> None:
         """Sets the counts to the largest share of all sizes within the budget, whenever that has fallen a little."""
@@ -87,19 +100,20 @@ class Search:
             low, high = (middle, high) if float(self.cost().detach()) <= budget else (low, middle)
         self.gates.counts = self.gates.select.shares(low, self.sizes)
 
-    def _look(self, step: int) -> None:
-        lost = self.gates.select.at_smallest(self.gates.hard)
-        if lost >= COLLAPSED:
-            asked = (
-                f"a cost weight of {self.pressure.weight:g}"
-                if self.pressure.target is None
-                else f"the target {self.pressure.target}"
-            )
-            raise MaskError(
-                f"{100 * lost:.0f} % of the masks are at their smallest size at step {step}, with {asked}: a model "
-                "that is dead. Lower the weight or ask for a larger target; give smallest sizes; or lower the masks' "
-                "learning rate"
-            )
+    def check_alive(self, step: int) -> None:
+        """Raises MaskError when the model is dead; numbers that are not finite are the training loop's to report."""
+        found = collapsed(self.gates) if bool(torch.isfinite(self.gates.alpha).all()) else ""
+        if not found:
+            return
+        asked, remedy = f"the target {self.pressure.target}", "ask for a larger one"
+        if self.pressure.weight is not None:
+            asked, remedy = f"a cost weight of {self.pressure.weight:g}", "lower it"
+        elif self.pressure.rate is not None:
+            asked, remedy = f"a rate of {self.pressure.rate:g}", "lower it"
+        raise MaskError(
+            f"{found} at step {step}, with {asked}: a model that is dead; {remedy}, give smallest sizes (minimum, "
+            "--min-mlp and the like), or lower the masks' learning rate"
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The gates' state and the weight of now."""

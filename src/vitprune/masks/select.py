@@ -39,6 +39,6 @@ class Selector:
         wanted = torch.ceil(sizes * share).long()
         return self.permitted.gather(1, wanted[:, None])[:, 0]
 
-    def at_smallest(self, hard: Tensor) -> float:
-        """The share of clusters that are at their smallest size."""
-        return float((self.counts(hard > 0.5) <= self.smallest).double().mean())
+    def at_smallest(self, hard: Tensor) -> Tensor:
+        """(clusters,) of booleans: those that are at their smallest size."""
+        return self.counts(hard > 0.5) <= self.smallest
