@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import two_masks
-from test_recover_processes import start_two
+import vitprune
+from test_recover_processes import environment, start_two
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,31 @@ def test_all_processes_raise_the_same(together: Path) -> None:
     assert [p.name for p in (together / "poisoned" / "search").iterdir()] == ["epoch-00000"]
     assert "other settings of masks (mask_lr, search.lr); give another folder" in changed
     assert few.startswith("2 processes need an image each, but there are 1 training images; launch fewer processes")
+
+
+@pytest.mark.slow
+def test_the_command_line_in_two_processes_goes_on_after_a_kill(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    line += ["--master_port", environment()["MASTER_PORT"], "-m", "vitprune", "prune", "shipped:fmnist-vit"]
+    line += ["--data", "fashion-mnist-sample", "--limit", "256", "--batch-size", "32", "--device", "cpu"]
+    line += ["--method", "masks", "--target", "macs=0.6", "--mask-epochs", "4", "--mask-lr", "0.1", "--epochs", "1"]
+    line += ["--amp", "no", "--json", "--out", str(out)]
+    search = tmp_path / "out.work" / "masks" / "search"
+    process = psutil.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 200
+    while not any(search.glob("epoch-*")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    for started in (*process.children(recursive=True), process):  # the launcher gives each a session of its own
+        started.kill()
+    said = process.communicate()[0]
+    assert any(search.glob("epoch-*")) and not out.exists(), said
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch " in done.stderr and done.stderr.count("obtained macs=") == 1
+    told = json.loads(done.stdout)
+    assert [row["name"] for row in told["rows"]] == ["dense", "pruned", "fine-tuned"]
+    assert 0.55 < told["obtained"]["macs"]["ratio"] <= 0.6
+    small = vitprune.load(out)
+    assert sum(p.numel() for p in small.parameters()) == told["obtained"]["params"]["value"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

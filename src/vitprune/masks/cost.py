@@ -107,7 +107,7 @@ class Pressure:
             raise MaskError(f"the rate is the share of masks to close and must be in 0..1, but got {self.rate}")
         if (self.rate is not None and not self.l1) or self.l1 < 0 or (self.l1 and self.weight is not None):
             raise MaskError(f"a rate needs a positive l1, and a weight of the cost none, but got l1 {self.l1}")
-        if self.weight is not None and self.weight <= 0:
+        if self.weight is not None and not 0 < self.weight < float("inf"):
             raise MaskError(f"the weight of the cost must be positive, but got {self.weight}")
         if self.target is not None and self.target.metric not in METRICS:
             raise MaskError(f"the target of masks must be of {' or '.join(METRICS)}, but got {self.target}")

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from vitprune.masks.alive import collapsed
+from vitprune.masks.alive import collapsed, guesses
 from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 from vitprune.masks.relax import TopK
+from vitprune.recover import History
 
 FINEST = 0.005  # steps in which the budget of `TopK` falls
 REACHED = 0.01  # of the dense model's cost, above a target that counts as reached: masks go up and down around it
@@ -76,15 +77,15 @@ class Search:
             self.check_alive(step)
 
     def standing(self, step: int) -> tuple[float, bool]:
-        """The cost of now (VTP: the mean modulus of the gates), and whether a target's budget has fallen and is met.
+        """The cost of now (VTP: the mean modulus of the gates), and whether it may end so.
 
-        VTP's gates and a fixed weight go nowhere in particular: they are always low enough.
+        With a target: when its budget has fallen and is met; with a weight: when some units are closed; for VTP: always.
         """
         if self.pressure.l1:
             return float(self.gates.alpha.detach().abs().mean()), True
         cost = float(self.cost().detach())
         if self.pressure.target is None:
-            return cost, True
+            return cost, bool((self.gates.hard < 0.5).any())
         return cost, step + 1 >= RAMP * self.steps and cost <= self.goal + REACHED
 
     def _follow(self, step: int) -> None:
@@ -100,9 +101,18 @@ class Search:
             low, high = (middle, high) if float(self.cost().detach()) <= budget else (low, middle)
         self.gates.counts = self.gates.select.shares(low, self.sizes)
 
-    def check_alive(self, step: int) -> None:
-        """Raises MaskError when the model is dead; numbers that are not finite are the training loop's to report."""
-        found = collapsed(self.gates) if bool(torch.isfinite(self.gates.alpha).all()) else ""
+    def check_alive(self, step: int, history: History | None = None, images: int = 0, classes: int = 0) -> None:
+        """Raises MaskError when the model is dead; numbers that are not finite are the training loop's to report.
+
+        history: of the search that is over, with the number of validation images and of classes. A target's model may
+        guess: it was asked for, and its fine-tuning is yet to come.
+        """
+        whole = bool(torch.isfinite(self.gates.alpha).all())
+        found = collapsed(self.gates, self.pressure.target is not None) if whole else ""
+        if not found and history is not None and self.pressure.target is None:
+            first, last = history.start_val_top1 or 0.0, history.epochs[-1].val_top1
+            if guesses(last, classes, images) and not guesses(first, classes, images):
+                found = f"the validation top-1 fell from {100 * first:.1f} to {100 * last:.1f} %, which is guessing,"
         if not found:
             return
         asked, remedy = f"the target {self.pressure.target}", "ask for a larger one"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vitprune.allocate import allocate
@@ -20,6 +21,8 @@ from vitprune.masks.gates import Gates
 from vitprune.masks.relax import RELAXATIONS
 from vitprune.masks.search import Search
 from vitprune.masks.settings import MaskSettings
+from vitprune.models.loaded import logits
+from vitprune.modes import evaluating
 from vitprune.plan import Plan
 from vitprune.processes import is_main, rank, world
 from vitprune.progress import Progress, Silent
@@ -106,8 +109,10 @@ def train_masks(
         how = settings.searching()
         search = Search(gates, settings.pressure, how.epochs * steps_per_epoch(train, how))
         phase("search", model, how, search)
-        plan = projected(gates, settings)
-        search.check_alive(len(histories["search"].epochs) * (search.steps // how.epochs) - 1)
+        plan, done = projected(gates, settings), histories["search"]
+        search.check_alive(
+            len(done.epochs) * (search.steps // how.epochs) - 1, done, val.size, _classes(model, example)
+        )
         _check_together(plan, device)
         small = gates.shrink(tuple(a.to(gates.alpha.device) for a in example), plan)
         behind = gates.behind(plan)
@@ -146,6 +151,12 @@ def projected(gates: Gates, settings: MaskSettings) -> Plan:
     )
     left = {**fitted.settings["not_pruned"], **gates.left}
     return replace(fitted, method="masks", settings={**about, **fitted.settings, "not_pruned": left})
+
+
+def _classes(model: nn.Module, example: tuple[Any, ...]) -> int:
+    with torch.no_grad(), evaluating(model):
+        place = next(model.parameters()).device
+        return int(logits(model(*(a.to(place) for a in example))).shape[-1])
 
 
 def steps_per_epoch(train: Batches, how: TrainSettings) -> int:

@@ -130,7 +130,7 @@ class _Run:
         self.parts = Parts(self.model, self.optimizer, averaged, self.features, self.has_state)
         self.records: list[EpochRecord] = []
         self.best: State | None = None
-        self.start: float | None = None  # validation top-1 before training, where the best weights are kept
+        self.start: float | None = None  # validation top-1 before training, see `measure_start`
         self.upkeep, self.patience = upkeep, Patience()
         self.steps = -(-len(train) // settings.accumulate)  # per epoch
         self.meter = Meter()
@@ -392,9 +392,14 @@ class _Run:
         )
 
     def measure_start(self) -> None:
-        """The weights that come in are the first to beat: training on few images may make a good model worse."""
-        if self.settings.keep == "best" and self.best is None:
+        """The weights that come in are the first to beat: training on few images may make a good model worse.
+
+        What a `CostHook` leaves of a model is compared with them, too.
+        """
+        wanted = self.settings.keep == "best" or self.has_cost is not None
+        if wanted and self.start is None and not self.records and not self.meter.steps:
             self.start = self._validate(self.patience.act)  # nothing to save yet
+        if self.settings.keep == "best" and self.best is None:
             self.best = {k: v.detach().clone() for k, v in self._evaluated().state_dict().items()}
 
     def _history(self) -> History:

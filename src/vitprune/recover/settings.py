@@ -122,7 +122,7 @@ class History:
     best_epoch: int  # -1: the weights before training
     best_val_top1: float
     kept: str  # "best" or "last": which weights the model holds now
-    start_val_top1: float | None = None  # before training, where the best weights are kept
+    start_val_top1: float | None = None  # before training, where the best weights are kept or a `CostHook` works
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -130,8 +130,11 @@ class History:
 
     @classmethod
     def of(cls, epochs: tuple[EpochRecord, ...], kept: str, start: float | None = None) -> History:
-        """The history of these epochs; the first of equally good ones is the best, but any is better than the start."""
+        """The history of these epochs; the first of equally good ones is the best.
+
+        Where the best weights are kept, the start may be better than all of them.
+        """
         best = max(epochs, key=lambda e: (e.val_top1, -e.epoch))
-        if start is not None and start > best.val_top1:
+        if start is not None and kept == "best" and start > best.val_top1:
             return cls(epochs, -1, start, kept, start)
         return cls(epochs, best.epoch, best.val_top1, kept, start)
