@@ -79,7 +79,7 @@ class Search:
     def standing(self, step: int) -> tuple[float, bool]:
         """The cost of now (VTP: the mean modulus of the gates), and whether it may end so.
 
-        With a target: when its budget has fallen and is met; with a weight: when some units are closed; for VTP: always.
+        With a target: when its budget has fallen and is met; with a weight: when some units are closed; VTP: always.
         """
         if self.pressure.l1:
             return float(self.gates.alpha.detach().abs().mean()), True
