@@ -374,7 +374,8 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
     assert two.code == 0, two.err
     assert "were masked, but cannot be removed" in two.json["notes"][0]
     assert two.json["asked"] == {"rate": 0.4}
-    still = ("--mask-lr", "1e-12", "--search-lr", "1e-12", "--mask-epochs", "6", "--mask-patience", "2", "--epochs", "0")
+    still = ("--mask-lr", "1e-12", "--search-lr", "1e-12", "--mask-epochs", "6", "--mask-patience", "2")
+    still = (*still, "--epochs", "0")
     early = command(*common, *still, "--method", "vtp", "--rate", "0.2", "--out", "early")
     assert early.code == 0, early.err
     assert "stopped after epoch 3 of 6: the validation top-1 has not risen, and the cost not fallen, for" in early.err

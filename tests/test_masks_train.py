@@ -101,12 +101,18 @@ def test_smallest_sizes_that_were_given_are_no_collapse() -> None:
     assert {g.kept_size for g in result.plan.groups.values() if g.kind == "mlp"} == {44}
 
 
-def test_a_model_that_only_guesses_is_dead() -> None:
-    """Whatever its masks say: with hard-concrete draws and masks of the residual width, some stay half open."""
-    settings = search_settings(pressure=Pressure(weight=1000.0), relaxation="hard-concrete", mask_lr=0.2, finetune=None)
-    long = replace(SETTINGS, epochs=6, lr=3e-3)
-    with pytest.raises(MaskError, match=r"the validation top-1 fell from \d+\.\d to \d+\.\d %, which is guessing, at "):
-        run(replace(settings, warmup=long, search=replace(SETTINGS, epochs=12)), val=64)
+def test_a_model_that_only_guesses_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its masks say: here all units stay, and the scores follow no image."""
+    settings = search_settings(pressure=Pressure(weight=1e-6), warmup=replace(SETTINGS, epochs=6, lr=3e-3))
+    after = Search.after_step
+
+    def forget(self: Search, step: int) -> None:
+        dict(self.gates.model.named_parameters())["head.weight"].data.zero_()
+        after(self, step)
+
+    monkeypatch.setattr(Search, "after_step", forget)
+    with pytest.raises(MaskError, match=r"top-1 fell from \d+\.\d to \d+\.\d %, which is guessing, at step 29, "):
+        run(settings, val=64)
     assert guesses(0.179, 10, 128) and not guesses(0.18, 10, 128)
     assert not guesses(0.01, 1000, 50_000)
 
@@ -184,6 +190,8 @@ def test_a_search_without_a_target_waits_for_the_cost() -> None:
     assert 5 < len(epochs) < 14 and min(costs[-2:]) >= min(costs[:-2]) - 2e-3
     gates = run(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None)).histories["search"].epochs
     assert len(gates) == 3 and gates[0].cost == pytest.approx(1)
+    steps = run(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None, closings=2)).histories["search"].epochs
+    assert [e.settled for e in steps] == [False] * 6 + [True] * 2  # the first threshold falls after 7
 
 
 def test_steps_are_those_of_the_optimizer() -> None:
@@ -217,6 +225,37 @@ def test_settings_that_make_no_sense() -> None:
     ready.model.requires_grad_(False)
     with pytest.raises(MaskError, match=r"need the gradients .* has none"):
         Gates(ready.model, ready.graph)
+
+
+@pytest.mark.parametrize("asked", [{"rate": 0.4}, {"target": Target("macs", 0.6)}])
+def test_vtp_closes_in_several_steps(asked: dict[str, Any]) -> None:
+    """A third, two thirds and all of what is to be closed; a gate that was closed never opens again."""
+    case = CASES[TINY]
+    ready = traced(case)
+    settings = vtp(replace(SETTINGS, epochs=3), finetune=None, mask_lr=0.05, closings=3, **asked)
+    seen: list[tuple[float, float, torch.Tensor]] = []
+
+    class Watched(Search):
+        def after_step(self, step: int) -> None:
+            super().after_step(step)
+            hard = self.gates.hard.clone()
+            seen.append((float((hard < 0.5).double().mean()), float(self.cost().detach()), hard))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitprune.masks.train.Search", Watched)
+        result = train_masks(
+            ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings, example=case.example(2)
+        )
+    third = len(seen) // 3
+    for at, (closed, cost, hard) in enumerate(seen):
+        part = (at + 1) // third if at + 1 < len(seen) else 2  # the last threshold falls after the training
+        if "rate" in asked:
+            assert 0.4 * part / 3 - 0.08 < closed <= 0.4 * part / 3 + 1e-6
+        else:
+            assert cost <= 1 - 0.4 * part / 3 + 1e-9 and (not part or cost > 0.9 * (1 - 0.4 * part / 3))
+        assert not at or bool((hard <= seen[at - 1][2]).all())
+    if "target" in asked:
+        assert 0.58 < result.plan.obtained["macs"]["ratio"] <= 0.6
 
 
 @pytest.mark.parametrize("sharing", ["residual", "inputs"])

@@ -103,6 +103,7 @@ def prune(
         float | None, typer.Option(help="vtp: share of the gates to close, instead of a target.", show_default=False)
     ] = None,
     l1: Annotated[float, typer.Option(help="vtp: weight of the penalty on the gates.")] = 1e-4,
+    closings: Annotated[int, typer.Option(min=1, help="vtp: thresholds, spread over the training under gates.")] = 1,
     epochs: o.Epochs = 10,
     lr: o.Lr = 2e-4,
     batch_size: o.BatchSize = 64,
@@ -182,7 +183,16 @@ def prune(
     search = o.train_settings(mask_epochs, set_ or (), lr=search_lr, patience=mask_patience, **shared)
     before = o.train_settings(mask_warmup, set_ or (), lr=lr, **shared)
     learned = Learned(
-        search, before, mask_lr, mask_weight, rate, l1, o.checked_sharing(sharing), o.names(freeze or ""), relaxation
+        search,
+        before,
+        mask_lr,
+        mask_weight,
+        rate,
+        l1,
+        closings,
+        o.checked_sharing(sharing),
+        o.names(freeze or ""),
+        relaxation,
     )
     settings = PruneSettings(
         None if asked is None else Target.parse(asked),

@@ -99,6 +99,7 @@ class Pressure:
     target: Target | None = None
     rate: float | None = None
     l1: float = 0.0
+    closings: int = 1  # with `l1`: thresholds, the last of them after the search, the others at equal distances in it
 
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.weight, self.target, self.rate)) != 1:
@@ -107,6 +108,8 @@ class Pressure:
             raise MaskError(f"the rate is the share of masks to close and must be in 0..1, but got {self.rate}")
         if (self.rate is not None and not self.l1) or self.l1 < 0 or (self.l1 and self.weight is not None):
             raise MaskError(f"a rate needs a positive l1, and a weight of the cost none, but got l1 {self.l1}")
+        if self.closings < 1 or (self.closings > 1 and not self.l1):
+            raise MaskError(f"closings, 1 or more, are of gates with an l1 penalty, but got {self.closings}")
         if self.weight is not None and not 0 < self.weight < float("inf"):
             raise MaskError(f"the weight of the cost must be positive, but got {self.weight}")
         if self.target is not None and self.target.metric not in METRICS:

@@ -15,6 +15,7 @@ from vitprune.trace.capture import module_path, op_name
 from vitprune.trace.graph import Graph
 from vitprune.trace.value import Value
 
+CHUNK = 1 << 16  # numbers that are normalised at a time on a CPU
 CASTS = frozenset(["to", "type_as", "_to_copy", "float"])
 
 
@@ -50,33 +51,69 @@ def _line(graph: Graph, node: Any) -> Ints | None:
     return np.asarray(array.ravel()) if array.size == array.shape[-1] else None
 
 
+def _chunks(size: int, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of (rows, ...) tensors: on a CPU small enough that the passes over one stay in its cache."""
+    eager = rows[0].device.type == "cpu" and not torch.compiler.is_compiling()
+    count = max(1, CHUNK // size) if eager else max(1, len(rows[0]))
+    return zip(*(torch.split(r, count) for r in rows), strict=True)
+
+
 class _KeptNorm(torch.autograd.Function):
-    """A norm by the statistics of some positions, written out: a fifth of the passes that autograd would take."""
+    """A norm by the statistics of some positions, with as little memory as the one it stands for."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, share: Tensor, eps: float, rms: bool
     ) -> Tensor:
         """x: (..., size); weight, bias, share: (size,), share being 1 / n at the n kept positions."""
-        y = x if rms else x - torch.mv(x.reshape(-1, len(share)), share).view(*x.shape[:-1], 1)
-        square = torch.mv((y * y).reshape(-1, len(share)), share).view(*x.shape[:-1], 1)
-        scale = torch.rsqrt(square + eps)
-        y = y * scale
+        flat = x.reshape(-1, len(share))
+        out, mean, scale = torch.empty_like(flat), flat.new_zeros(len(flat), 1), flat.new_empty(len(flat), 1)
+        for f, o, m, s in _chunks(len(share), flat, out, mean, scale):
+            if not rms:
+                m.copy_(torch.mv(f, share)[:, None])
+            torch.sub(f, m, out=o)
+            s.copy_(torch.mv(o * o, share)[:, None]).add_(eps).rsqrt_()
+            o.mul_(s).mul_(weight)
+            if bias is not None:
+                o.add_(bias)
         ctx.rms, ctx.biased = rms, bias is not None
-        ctx.save_for_backward(y, weight, share, scale)
-        return y * weight if bias is None else torch.addcmul(bias, y, weight)
+        ctx.save_for_backward(flat, weight, share, mean, scale)
+        return out.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """With y = (x - mean) scale: dx = scale (g w - share (sum g w + y sum g w y)); the first sum not for RMS."""
-        y, weight, share, scale = ctx.saved_tensors
-        size, lead = len(share), (*y.shape[:-1], 1)
+        """With y = (x - mean) scale: dx = scale (g w - share (sum g w + y sum g w y)); the first sum not for RMS.
+
+        torch's own backward has 1 / size in the place of share: r = n / size of its dx goes to the kept positions, and
+        (1 - share size) scale g w to all.
+        """
+        flat, weight, share, mean, scale = ctx.saved_tensors
+        size = len(share)
         g = grads[0].reshape(-1, size)
-        gy = g * y.reshape(-1, size)
-        second = torch.mv(gy, weight).view(lead)
-        back = y * second if ctx.rms else torch.addcmul(torch.mv(g, weight).view(lead), y, second)
-        dx = torch.addcmul(grads[0] * weight, back, share, value=-1).mul_(scale)
-        return dx, gy.sum(0), g.sum(0) if ctx.biased else None, None, None, None
+        if ctx.rms:
+            dx, dw, db = _rms_backward(g, flat, weight, share, scale)
+        else:
+            dx, dw, db = torch.ops.aten.native_layer_norm_backward(
+                g, flat, [size], mean, scale, weight, weight, [True, True, True]
+            )
+            kept = share * size
+            rest = weight * (1 - kept)
+            for d, gs, s in _chunks(size, dx, g, scale):
+                d.mul_(kept).addcmul_(gs * s, rest)
+        return dx.view(grads[0].shape), dw, db if ctx.biased else None, None, None, None
+
+
+def _rms_backward(
+    g: Tensor, flat: Tensor, weight: Tensor, share: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dw = torch.empty_like(g), torch.zeros_like(weight)
+    for gs, f, d, s in _chunks(len(share), g, flat, dx, scale):
+        y = f * s
+        gy = gs * y
+        dw += gy.sum(0)
+        torch.mul(gs, weight, out=d)
+        d.addcmul_(y.mul_(torch.mv(gy, weight)[:, None]), share, value=-1).mul_(s)
+    return dx, dw, g.sum(0)
 
 
 def kept_forward(module: nn.Module, kept: Tensor, rms: bool) -> Callable[[Tensor], Tensor]:

@@ -194,6 +194,10 @@ class Scale(StraightThrough):
         """The numbers themselves."""
         return hard * alpha
 
+    def presence(self, alpha: Tensor, hard: Tensor) -> Tensor:
+        """0 or 1: a gate costs as much whatever its value."""
+        return hard
+
     def evaluated(self, alpha: Tensor, hard: Tensor) -> Tensor:
         """The numbers of the units that stay: they end up folded into the weights."""
         return hard * alpha

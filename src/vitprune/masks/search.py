@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitprune.masks.alive import collapsed, guesses
+from vitprune.masks.closing import close_share, close_to, closing_at
 from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
@@ -69,7 +70,12 @@ class Search:
         """See `Gates`; a target's weight follows the cost. Raises MaskError when the model is dead."""
         if self.follows:
             self._follow(step)
+        if self.pressure.closings > 1:
+            with torch.no_grad():
+                self.gates.alpha.mul_(self.gates.hard)  # also after this step of the optimizer
         self.gates.after_step(step)
+        if closing := closing_at(step, self.steps, self.pressure.closings):
+            self._close(closing / self.pressure.closings)
         if self.pressure.target is not None:
             above = self.now > self.budget(step)
             self.strength = torch.where(above, self.strength * GROWTH, self.strength / GROWTH).clamp(1e-6, 1e6)
@@ -79,14 +85,26 @@ class Search:
     def standing(self, step: int) -> tuple[float, bool]:
         """The cost of now (VTP: the mean modulus of the gates), and whether it may end so.
 
-        With a target: when its budget has fallen and is met; with a weight: when some units are closed; VTP: always.
+        With a target: when its budget has fallen and is met; with a weight: when some units are closed; VTP: when the
+        closings within the search are over.
         """
         if self.pressure.l1:
-            return float(self.gates.alpha.detach().abs().mean()), True
+            parts = self.pressure.closings
+            return float(self.gates.alpha.detach().abs().mean()), (step + 1) * parts >= (parts - 1) * self.steps
         cost = float(self.cost().detach())
         if self.pressure.target is None:
             return cost, bool((self.gates.hard < 0.5).any())
         return cost, step + 1 >= RAMP * self.steps and cost <= self.goal + REACHED
+
+    def _close(self, done: float) -> None:
+        """Closes the part `done` of the gates that are to be closed, or as many as a part of the target needs."""
+        if self.pressure.rate is not None:
+            close_share(self.gates, done * self.pressure.rate)
+        else:
+            close_to(self.gates, lambda: float(self.cost().detach()), 1 - (1 - self.goal) * done)
+        with torch.no_grad():  # these stay closed, and the others open whatever they become, until the next time
+            self.gates.alpha.mul_(self.gates.hard)
+        self.gates.threshold = 0.0
 
     def _follow(self, step: int) -> None:
         """Sets the counts to the largest share of all sizes within the budget, whenever that has fallen a little."""
@@ -128,10 +146,13 @@ class Search:
     def state_dict(self) -> dict[str, Tensor]:
         """The gates' state and the weight of now."""
         followed = torch.tensor(self.followed, dtype=torch.float64)
-        return {**self.gates.state_dict(), "strength": self.strength, "followed": followed}
+        threshold = torch.tensor(self.gates.threshold, dtype=torch.float64)
+        mine = {"strength": self.strength, "followed": followed, "threshold": threshold}
+        return {**self.gates.state_dict(), **mine}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores it."""
+        self.gates.threshold = float(state["threshold"])
         self.gates.load_state_dict(state)
         self.strength = state["strength"].to(self.strength.device).clone()
         self.followed = float(state["followed"])

@@ -16,6 +16,7 @@ from vitprune.data.batches import Batches
 from vitprune.differences import differing
 from vitprune.files import write_text
 from vitprune.masks.check import on_model
+from vitprune.masks.closing import close_share
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 from vitprune.masks.relax import RELAXATIONS
@@ -128,14 +129,12 @@ def train_masks(
 def projected(gates: Gates, settings: MaskSettings) -> Plan:
     """The plan of now; with a target, the plan by the masks' importance that is at most the target."""
     if settings.pressure.rate is not None:
-        theta = gates.relaxation.importance(gates.alpha.detach())
-        gates.threshold = float(theta.sort().values[int(settings.pressure.rate * len(theta))]) * (1 - 1e-6)
-        gates.refresh()
+        close_share(gates, settings.pressure.rate)
     plan, target = gates.plan(), settings.pressure.target
     masked = {g for v in gates.vectors for g in v.groups}
     about = {**plan.settings, "sharing": settings.sharing, "relaxation": settings.relaxation}
     if target is None:
-        how = {"rate": settings.pressure.rate, "l1": settings.pressure.l1, "weight": settings.pressure.weight}
+        how = {name: getattr(settings.pressure, name) for name in ("rate", "l1", "weight")}
         given = {name: value for name, value in how.items() if value}
         asked = {name: value for name, value in given.items() if name != "l1"}
         return replace(plan, asked=asked, settings=about | given)

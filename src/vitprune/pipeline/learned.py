@@ -34,6 +34,7 @@ class Learned:
     weight: float | None = None  # of the cost, instead of a target
     rate: float | None = None  # VTP: share of gates to close, instead of a target
     l1: float = L1
+    closings: int = 1  # VTP: thresholds, see `Pressure`
     sharing: Sharing = "residual"
     freeze: tuple[str, ...] = ()
     relaxation: str = "straight-through"
@@ -53,7 +54,8 @@ def mask_settings(
     if method == "vtp":
         if how.weight is not None:
             raise MaskError("vtp takes a rate or a target, no weight of the cost; use the method masks")
-        pressure, relaxation, kinds = Pressure(rate=how.rate, target=target, l1=how.l1), "scale", kinds or VTP_KINDS
+        pressure = Pressure(rate=how.rate, target=target, l1=how.l1, closings=how.closings)
+        relaxation, kinds = "scale", kinds or VTP_KINDS
     elif how.rate is not None:
         raise MaskError("a rate is for the method vtp; masks take a target or a weight of the cost")
     else:
