@@ -148,6 +148,12 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
         run(settings, tmp_path / "other")
 
 
+def test_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainError, match="launched with FSDP, but here every process holds the whole model"):
+        run(search_settings())
+
+
 def test_a_teacher_of_other_classes_is_refused() -> None:
     with pytest.raises(TrainError, match="the teacher scores 7 classes and the student 10"):
         run(search_settings(), teacher=nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)))

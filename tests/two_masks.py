@@ -34,7 +34,7 @@ CASES: dict[str, MaskSettings] = {
     "residual": replace(WEIGHED, search=replace(SHORT, epochs=4, accumulate=2)),
     "hard-concrete": replace(PLAIN, relaxation="hard-concrete", kinds=("residual", "mlp")),
     "top-k": replace(PLAIN, relaxation="top-k"),
-    "vtp": replace(vtp(SHORT, rate=0.4, mask_lr=0.05), finetune=None),
+    "vtp": replace(vtp(SHORT, rate=0.4, mask_lr=0.05, closings=2), finetune=None),
 }
 Seen = dict[str, Tensor]
 
