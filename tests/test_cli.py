@@ -358,6 +358,10 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Search, "after_step", stop)
         assert command(*common, "--method", "masks", "--target", "macs=0.6", "--out", "one").code == 130
+    changed = ("--mask-lr", "0.2", "--mask-patience", "2", "--method", "masks", "--target", "macs=0.5", "--out", "one")
+    other = command(*common, *changed)
+    assert other.code == 6
+    assert "(prune.learned.mask_lr, prune.learned.search.patience, prune.target.value); give --no-resume" in other.err
     one = command(*common, "--method", "masks", "--target", "macs=0.6", "--out", "one", "--json")
     assert one.code == 0, one.err
     assert "going on after epoch 1 of 3" in one.err
@@ -370,6 +374,11 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
     assert two.code == 0, two.err
     assert "were masked, but cannot be removed" in two.json["notes"][0]
     assert two.json["asked"] == {"rate": 0.4}
+    still = ("--mask-lr", "1e-12", "--search-lr", "1e-12", "--mask-epochs", "6", "--mask-patience", "2")
+    still = (*still, "--epochs", "0")
+    early = command(*common, *still, "--method", "vtp", "--rate", "0.2", "--out", "early")
+    assert early.code == 0, early.err
+    assert "stopped after epoch 3 of 6: the validation top-1 has not risen, and the cost not fallen, for" in early.err
     for wrong, said in (
         (("--method", "masks", "--steps", "2"), "masks does not take several steps"),
         (("--method", "masks", "--rate", "0.4"), "a rate is for the method vtp"),

@@ -11,7 +11,8 @@ import vitprune
 
 ROOT = Path(vitprune.__file__).parent
 LAYERS = (
-    {"arrays", "compose", "errors", "files", "modes", "plan", "planjson", "preprocessing", "processes", "progress"},
+    {"preprocessing", "processes", "progress"}
+    | {"arrays", "compose", "differences", "errors", "files", "modes", "plan", "planjson"},
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from masks_parts import ALL, SETTINGS, TINY, pictures
 from matrix import traced
 from vitprune.allocate import Target
 from vitprune.masks import Gates, MaskError, MaskResult, MaskSettings, Pressure, Search, train_masks, vtp
+from vitprune.masks.alive import guesses
+from vitprune.masks.train import steps_per_epoch
+from vitprune.recover import TrainError
 from vitprune.shrink import shrink
 from zoo import CASES
 
@@ -24,13 +28,13 @@ def search_settings(**more: object) -> MaskSettings:
     return MaskSettings(**{**given, **base, **more})  # type: ignore[arg-type]
 
 
-def run(settings: MaskSettings, folder: Path | None = None) -> MaskResult:
+def run(settings: MaskSettings, folder: Path | None = None, val: int = 16, **more: Any) -> MaskResult:
     """The result of the phases on the toy pictures."""
     case = CASES[TINY]
     ready = traced(case)
     return train_masks(
-        ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings,
-        example=case.example(2), checkpoint_dir=folder,
+        ready.model, ready.graph, pictures(), pictures(val, shuffle=False), settings,
+        example=case.example(2), checkpoint_dir=folder, **more,
     )  # fmt: skip
 
 
@@ -64,20 +68,152 @@ def test_stopped_searches_go_on_bit_by_bit(tmp_path: Path, monkeypatch: pytest.M
     assert resumed.plan == straight.plan
     mine, theirs = resumed.model.state_dict(), straight.model.state_dict()
     assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
-    with pytest.raises(MaskError, match="another folder"):
-        run(search_settings(mask_lr=0.1), tmp_path)
+    changed = search_settings(mask_lr=0.1, search=replace(SETTINGS, epochs=6), pressure=Pressure(weight=1.0))
+    with pytest.raises(MaskError, match=r"\(mask_lr, pressure.target, pressure.weight, search.epochs\); give another"):
+        run(changed, tmp_path)
+    (tmp_path / "masks.json").write_text("{")
+    with pytest.raises(MaskError, match=r"masks.json cannot be read: .*; delete .* to start over"):
+        run(changed, tmp_path)
 
 
-def test_a_cost_that_closes_everything_stops_the_run() -> None:
-    with pytest.raises(MaskError, match=r"of the masks are at their smallest size at step .* cost weight of 1000"):
-        run(search_settings(pressure=Pressure(weight=1000.0), mask_lr=0.2))
+@pytest.mark.parametrize(
+    ("more", "closed"),
+    [
+        ({}, "% of the masks are closed"),
+        ({"sharing": "blocks"}, "% of the masks are closed"),
+        ({"sharing": "independent"}, "% of the masks are closed"),
+        ({"sharing": "inputs"}, "% of the masks are closed"),
+        ({"kinds": ("residual",)}, r"residual is down to \d of 32 channels"),
+        ({"kinds": ("residual",), "sharing": "independent"}, "100 % of the masks are closed"),
+        ({"relaxation": "hard-concrete", "kinds": ("mlp", "qk", "v", "heads")}, "% of the masks are closed"),
+        ({"relaxation": "hard-concrete", "kinds": ("residual",)}, r"residual is down to \d of 32 channels"),
+    ],
+)
+def test_a_cost_that_closes_everything_stops_the_run(more: dict[str, object], closed: str) -> None:
+    given = {"warmup": None, "mask_lr": 0.2, "search": replace(SETTINGS, epochs=10)} | more
+    with pytest.raises(MaskError, match=closed + r" at step \d+, with a cost weight of 1000: .* dead; lower it, give"):
+        run(search_settings(pressure=Pressure(weight=1000.0), **given))
 
 
-def test_settings_that_make_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smallest_sizes_that_were_given_are_no_collapse() -> None:
+    weight = Pressure(weight=1000.0)
+    result = run(search_settings(pressure=weight, mask_lr=0.2, kinds=("mlp",), minimum={"mlp": 44}, warmup=None))
+    assert {g.kept_size for g in result.plan.groups.values() if g.kind == "mlp"} == {44}
+
+
+def test_a_model_that_only_guesses_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its masks say: here all units stay, and the scores follow no image."""
+    settings = search_settings(pressure=Pressure(weight=1e-6), warmup=replace(SETTINGS, epochs=6, lr=3e-3))
+    after = Search.after_step
+
+    def forget(self: Search, step: int) -> None:
+        dict(self.gates.model.named_parameters())["head.weight"].data.zero_()
+        after(self, step)
+
+    monkeypatch.setattr(Search, "after_step", forget)
+    with pytest.raises(MaskError, match=r"top-1 fell from \d+\.\d to \d+\.\d %, which is guessing, at step 29, "):
+        run(settings, val=64)
+    assert guesses(0.179, 10, 128) and not guesses(0.18, 10, 128)
+    assert not guesses(0.01, 1000, 50_000)
+
+
+def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = search_settings(pressure=Pressure(weight=1.0), warmup=None)
+    straight = run(settings)
+    after = Search.after_step
+
+    def poison(self: Search, step: int) -> None:
+        if step == 14:
+            self.gates.alpha.data[0] = float("nan")
+        after(self, step)
+
+    with monkeypatch.context() as patch, pytest.raises(TrainError, match="the loss became nan at step 15; lower"):
+        patch.setattr(Search, "after_step", poison)
+        patch.setattr("vitprune.masks.search.LOOK_EVERY", 1)  # masks that are not numbers are not closed
+        run(settings, tmp_path)
+    assert [p.name for p in (tmp_path / "search").iterdir()] == ["epoch-00001"]
+    resumed = run(settings, tmp_path)
+    theirs = straight.model.state_dict()
+    assert all(torch.equal(tensor, theirs[k]) for k, tensor in resumed.model.state_dict().items())
+
+    def last(self: Search, step: int) -> None:
+        after(self, step)
+        if step == 5:
+            self.gates.alpha.data[0] = float("nan")
+
+    with monkeypatch.context() as patch, pytest.raises(TrainError, match="hook's alpha is not finite after step 5"):
+        patch.setattr(Search, "after_step", last)
+        run(settings, tmp_path / "other")
+
+
+def test_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainError, match="launched with FSDP, but here every process holds the whole model"):
+        run(search_settings())
+
+
+def test_a_teacher_of_other_classes_is_refused() -> None:
+    with pytest.raises(TrainError, match="the teacher scores 7 classes and the student 10"):
+        run(search_settings(), teacher=nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)))
+
+
+@pytest.mark.parametrize("relaxation", ["straight-through", "top-k"])
+def test_a_search_ends_when_nothing_moves_any_more(relaxation: str, tmp_path: Path) -> None:
+    """Never before a target's budget has fallen, and the target is reached."""
+    still = replace(SETTINGS, epochs=10, lr=1e-12, patience=2)
+    settings = search_settings(relaxation=relaxation, search=still, mask_lr=1e-12, warmup=None, finetune=None)
+    epochs = run(settings).histories["search"].epochs
+    if relaxation == "straight-through":  # masks that do not move never reach it
+        assert len(epochs) == 10 and not epochs[-1].settled
+        return
+    assert [e.settled for e in epochs] == [False] * 6 + [True] * 2  # the budget falls for 42 of 60 steps
+    assert epochs[6].cost == epochs[7].cost <= 0.61 < epochs[4].cost
+    after, seen = Search.after_step, []
+
+    def stop(self: Search, step: int) -> None:
+        seen.append(step)
+        if step == 44 and seen.count(44) == 1:
+            raise KeyboardInterrupt
+        after(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "after_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings, tmp_path)
+        again = run(settings, tmp_path).histories["search"].epochs
+        assert seen[-6:] == list(range(42, 48)) and len(run(settings, tmp_path).histories["search"].epochs) == 8
+    assert [replace(e, seconds=0) for e in again] == [replace(e, seconds=0) for e in epochs]
+
+
+def test_a_search_without_a_target_waits_for_the_cost() -> None:
+    still = replace(SETTINGS, epochs=14, lr=1e-12, patience=2)
+    plain = search_settings(pressure=Pressure(weight=2.0), search=still, kinds=("mlp",), warmup=None, finetune=None)
+    epochs = run(replace(plain, mask_lr=0.03)).histories["search"].epochs
+    costs = [e.cost for e in epochs]
+    assert costs[:2] == [1.0] * 2 and not any(e.settled for e in epochs[:2])  # nothing was closed yet
+    assert 5 < len(epochs) < 14 and min(costs[-2:]) >= min(costs[:-2]) - 2e-3
+    gates = run(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None)).histories["search"].epochs
+    assert len(gates) == 3 and gates[0].cost == pytest.approx(1)
+    steps = run(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None, closings=2)).histories["search"].epochs
+    assert [e.settled for e in steps] == [False] * 6 + [True] * 2  # the first threshold falls after 7
+
+
+def test_steps_are_those_of_the_optimizer() -> None:
+    """So a budget falls over them where gradients are accumulated, too."""
+    result = run(search_settings(search=replace(SETTINGS, epochs=5, accumulate=3), kinds=("mlp",), relaxation="top-k"))
+    assert [e.settled for e in result.histories["search"].epochs] == [False] * 3 + [True] * 2
+    assert steps_per_epoch(pictures(), replace(SETTINGS, accumulate=4)) == 2
+
+
+def test_settings_that_make_no_sense() -> None:
     ready = traced(CASES[TINY])
-    with monkeypatch.context() as patch, pytest.raises(MaskError, match="train them in one process"):
-        patch.setenv("WORLD_SIZE", "2")
-        run(search_settings(relaxation="hard-concrete"))
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(MaskError, match=f"the weight of the cost must be positive, but got {wrong}"):
+            Pressure(weight=wrong)
+        with pytest.raises(MaskError, match=f"mask_lr must be positive, but got {wrong}"):
+            MaskSettings(Pressure(weight=1.0), mask_lr=wrong)
     with pytest.raises(MaskError, match="sharing must be one of residual"):
         MaskSettings(Pressure(weight=1.0), sharing="all")  # type: ignore[arg-type]
     with pytest.raises(MaskError, match="a weight of the cost, a target or a rate"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training_parts import BASE, Counter, equal, quarters, small, trained
+from vitprune.differences import differing
 from vitprune.models import load
 from vitprune.progress import Lines
-from vitprune.recover import TrainError, TrainSettings, checkpoint, fit
+from vitprune.recover import EpochRecord, TrainError, TrainSettings, checkpoint, fit
 from vitprune.recover.loss import distillation_loss, make_mixer, task_loss
 from vitprune.recover.optimizer import learning_rate, make_optimizer, parameter_groups
 from vitprune.recover.runtime import Runtime, resolve_amp
+from vitprune.recover.stall import stalled
 
 
 def test_it_learns_and_repeats() -> None:
@@ -230,6 +233,7 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"amp": "fp8"}, "amp must be one of auto, no, bf16, fp16"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon"),
         ({"ema": 1.0}, "ema must be in 0..1"),
+        ({"patience": -1}, "patience must be not negative, but got -1"),
         ({"rate": 3}, "unknown training settings: rate"),
     ],
 )
@@ -246,3 +250,66 @@ def test_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TrainError, match="torch sees no CUDA device; use device 'cpu'"):
         trained(BASE, device="cuda")
+
+
+def records(*values: tuple[float, float | None, bool]) -> list[EpochRecord]:
+    """Records of epochs by (validation top-1, cost, settled)."""
+    return [EpochRecord(i, 1.0, 0.1, top1, 1.0, 0.0, cost, done) for i, (top1, cost, done) in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([(0.5, None, True), (0.6, None, True), (0.6, None, True), (0.55, None, True)], 4),  # two epochs without a rise
+        ([(0.5, None, True), (0.4, None, True), (0.51, None, True), (0.5, None, True)], 0),
+        ([(0.9, 1.0, True), (0.8, 0.8, True), (0.7, 0.6, True), (0.6, 0.4, True)], 0),  # the cost falls
+        ([(0.9, 1.0, True), (0.5, 0.6, True), (0.6, 0.6, True), (0.7, 0.6, True)], 0),  # a smaller model gets better
+        ([(0.9, 1.0, True), (0.5, 0.6, True), (0.5, 0.5995, True), (0.5, 0.61, True)], 4),
+        ([(0.5, 1.0, True), (0.5, 0.9994, True), (0.5, 0.9988, True), (0.5, 0.9982, True)], 0),  # slowly
+        ([(0.5, 0.6, False), (0.5, 0.6, False), (0.5, 0.6, False), (0.5, 0.6, True), (0.5, 0.6, True)], 5),
+    ],
+)
+def test_when_nothing_moves_any_more(values: list[tuple[float, float | None, bool]], ends: int) -> None:
+    """`ends`: after how many epochs a patience of two is at its end; 0: not yet."""
+    assert [n for n in range(len(values) + 1) if stalled(records(*values[:n]), 2)] == ([ends] if ends else [])
+    assert not stalled(records(*values * 3), 0)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_patience_ends_a_training_that_has_stalled(tmp_path: Path, keep: str) -> None:
+    settings = replace(BASE, epochs=40, patience=3, keep=keep)
+    said = io.StringIO()
+    straight, history = trained(settings, progress=Lines(said))
+    best = max(history.epochs, key=lambda e: (e.val_top1, -e.epoch)).epoch
+    assert len(history.epochs) == best + 4 < 40
+    assert f"stopped after epoch {best + 4} of 40: the validation top-1 has not risen for 3 epochs" in said.getvalue()
+    for stop in (6 * (best + 2) + 2, 6 * (best + 3) + 5):
+        folder = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            trained(settings, folder, hook=Counter(stop_at=stop))
+        weights, resumed = trained(settings, folder, hook=Counter())
+        assert equal(straight, weights)
+        assert [replace(e, seconds=0) for e in resumed.epochs] == [replace(e, seconds=0) for e in history.epochs]
+    assert equal(straight, trained(settings, folder, hook=Counter())[0])  # nothing is left to do
+
+
+def test_checkpoints_from_before_a_setting_go_on(tmp_path: Path) -> None:
+    straight, _ = trained(BASE)
+    with pytest.raises(KeyboardInterrupt):
+        trained(BASE, tmp_path, hook=Counter(stop_at=13))
+    path = next(tmp_path.glob("epoch-*")) / "state.json"
+    state = json.loads(path.read_text())
+    del state["run"]["settings"]["patience"]
+    for record in state["records"]:
+        del record["cost"], record["settled"]
+    path.write_text(json.dumps(state))
+    assert equal(straight, trained(BASE, tmp_path, hook=Counter())[0])
+    with pytest.raises(TrainError, match=r"differs in patience"):
+        trained(replace(BASE, patience=2), tmp_path)
+
+
+def test_settings_that_came_later_differ_when_they_are_on() -> None:
+    found = {"a": 1, "b": {"c": None, "gone": 0}}
+    assert differing(found, {"a": 1, "b": {"c": None, "new": False}, "also": []}) == []
+    assert differing(found, {"a": 0, "b": {"c": 0, "new": True}}) == ["a", "b.c", "b.new"]
+    assert differing(found, {"a": 1, "b": None}) == ["b"]

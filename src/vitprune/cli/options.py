@@ -82,6 +82,9 @@ Smoothing = Annotated[float, typer.Option(help="Label smoothing.")]
 Mixup = Annotated[float, typer.Option(help="Alpha of mixup; 0 is off.")]
 Cutmix = Annotated[float, typer.Option(help="Alpha of CutMix; 0 is off.")]
 Ema = Annotated[float, typer.Option(help="Decay of averaged weights; 0 is off.")]
+Patience = Annotated[
+    int, typer.Option(min=0, help="Epochs without a better validation top-1 that end the training; 0: never.")
+]
 Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror training images at random.")]
 CropPadding = Annotated[int, typer.Option(min=0, help="Pixels of padding before a random crop; 0 is off.")]
 Erasing = Annotated[float, typer.Option(help="Probability of random erasing.")]

@@ -80,6 +80,10 @@ def prune(
     ] = 512,
     mask_epochs: Annotated[int, typer.Option(min=1, help="masks, vtp: epochs of training under masks.")] = 10,
     mask_warmup: Annotated[int, typer.Option(min=0, help="masks, vtp: epochs before the masks.")] = 0,
+    mask_patience: Annotated[
+        int,
+        typer.Option(min=0, help="masks, vtp: epochs without a better top-1 or a lower cost that end it; 0: never."),
+    ] = 0,
     mask_lr: Annotated[
         float | None, typer.Option(help="Learning rate of masks.", show_default="0.01; vtp: the weights'")
     ] = None,
@@ -111,6 +115,7 @@ def prune(
     mixup: o.Mixup = 0.0,
     cutmix: o.Cutmix = 0.0,
     ema: o.Ema = 0.0,
+    patience: o.Patience = 0,
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
@@ -175,7 +180,7 @@ def prune(
         "optimizer": optimizer,
         "seed": seed,
     }
-    search = o.train_settings(mask_epochs, set_ or (), lr=search_lr, **shared)
+    search = o.train_settings(mask_epochs, set_ or (), lr=search_lr, patience=mask_patience, **shared)
     before = o.train_settings(mask_warmup, set_ or (), lr=lr, **shared)
     learned = Learned(
         search,
@@ -209,7 +214,7 @@ def prune(
         steps,
         learned,
     )
-    training = o.train_settings(epochs, set_ or (), lr=lr, **shared)
+    training = o.train_settings(epochs, set_ or (), lr=lr, patience=patience, **shared)
     place = out or o.default_out(model, (asked or ("ratios" if ratios or by_layer else method)).replace("=", "-"))
     result = run_prune(
         model,

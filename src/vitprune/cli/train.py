@@ -14,7 +14,7 @@ SAME = (
     *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
     *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
     *("distill_weight", "distill_temperature", "accumulate", "grad_checkpointing", "randaugment"),
-    *("feature_weight", "feature_layers"),
+    *("feature_weight", "feature_layers", "patience"),
 )
 
 
@@ -32,6 +32,7 @@ def train(
     mixup: o.Mixup = 0.0,
     cutmix: o.Cutmix = 0.0,
     ema: o.Ema = 0.0,
+    patience: o.Patience = 0,
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,
@@ -78,6 +79,7 @@ def finetune(
     mixup: o.Mixup = 0.0,
     cutmix: o.Cutmix = 0.0,
     ema: o.Ema = 0.0,
+    patience: o.Patience = 0,
     flip: o.Flip = True,
     crop_padding: o.CropPadding = 0,
     erasing: o.Erasing = 0.0,

@@ -110,7 +110,7 @@ class Pressure:
             raise MaskError(f"a rate needs a positive l1, and a weight of the cost none, but got l1 {self.l1}")
         if self.closings < 1 or (self.closings > 1 and not self.l1):
             raise MaskError(f"closings, 1 or more, are of gates with an l1 penalty, but got {self.closings}")
-        if self.weight is not None and self.weight <= 0:
+        if self.weight is not None and not 0 < self.weight < float("inf"):
             raise MaskError(f"the weight of the cost must be positive, but got {self.weight}")
         if self.target is not None and self.target.metric not in METRICS:
             raise MaskError(f"the target of masks must be of {' or '.join(METRICS)}, but got {self.target}")

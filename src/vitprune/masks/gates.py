@@ -23,6 +23,7 @@ from vitprune.masks.select import Selector
 from vitprune.masks.vectors import Sharing, vectors_of, without
 from vitprune.plan import GroupPlan, Plan, identity
 from vitprune.shrink import keep_from, shrink
+from vitprune.trace.graph import KINDS as ALL_KINDS
 from vitprune.trace.graph import Graph
 
 KINDS = ("mlp", "qk", "v", "heads", "residual")
@@ -52,19 +53,21 @@ class Gates:
         minimum: Minimum = None,
         relaxation: Relaxation | None = None,
         lr: float = 1e-2,
+        seed: int = 0,
     ) -> None:
         """Puts gates, all open, on `model`, which stays where it is; graph: its trace.
 
         kinds: of "mlp", "qk", "v", "heads", "residual", "block"; None: those of the first five that the model has.
         freeze, protect: kinds, and patterns of group names, that keep their size. everywhere: kinds masked in all their
         slices, see `on_model`. round_to, minimum: permitted sizes, as for `vitprune.allocate`. lr: learning rate of the
-        masks, without weight decay.
+        masks, without weight decay. seed: of what the relaxation draws, by step, the same in all processes.
 
         Raises MaskError when a kind that is named has no group that can be masked, or weights are frozen.
         """
         check_minimum(minimum)
-        self.model, self.graph, self.lr = model, graph, lr
+        self.model, self.graph, self.lr, self.seed = model, graph, lr, seed
         self.relaxation: Relaxation = relaxation or StraightThrough()
+        self.floors = floors(minimum)
         groups = without(graph.groups, freeze, KINDS if kinds is None else kinds, protect)
         self.left = {g.name: "; ".join(g.notes) for g in groups if not g.exact}
         cuts = Cuts(model, graph)
@@ -169,6 +172,7 @@ class Gates:
     def before_forward(self, step: int) -> None:
         """Draws the factors of the step, where they are drawn: once, also where gradients are accumulated."""
         if self.relaxation.draws and self._drawn is None:
+            self.relaxation.reseed((self.seed * 1_000_003 + step) % 2**63, self.alpha.device)
             self._drawn = self.relaxation.factors(self.alpha, self.hard)
             self._write(self._drawn.detach())
 
@@ -322,6 +326,12 @@ class Gates:
             if lost:
                 found[name] = lost
         return found
+
+
+def floors(minimum: Minimum) -> frozenset[str]:
+    """The kinds whose smallest size was given, and is more than the one unit that is always left."""
+    given = dict.fromkeys(ALL_KINDS, minimum) if isinstance(minimum, int) else dict(minimum or {})
+    return frozenset(kind for kind, value in given.items() if value > 1)
 
 
 def _along(line: Tensor, dim: int, ndim: int) -> Tensor:

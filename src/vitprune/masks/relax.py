@@ -21,6 +21,9 @@ class Relaxation(Protocol):
     def draws(self) -> bool:
         """Whether the factors of a training step differ from those that are evaluated."""
 
+    def reseed(self, number: int, device: torch.device) -> None:
+        """Before the factors of a step are drawn: equal numbers give equal draws, in every process."""
+
     def start(self, units: int) -> Tensor:
         """The first value of the trained numbers: everything stays."""
 
@@ -53,6 +56,9 @@ class StraightThrough:
 
     draws = False
     threshold = 0.5
+
+    def reseed(self, number: int, device: torch.device) -> None:
+        """Nothing."""
 
     def begin(self, lane: Tensor, done: float) -> None:
         """Nothing."""
@@ -100,6 +106,14 @@ class HardConcrete:
     threshold = 0.5
     beta, gamma, zeta = 2 / 3, -0.1, 1.1
 
+    def __init__(self) -> None:
+        self.generator: torch.Generator | None = None  # torch's own until a seed is given
+
+    def reseed(self, number: int, device: torch.device) -> None:
+        """A generator of its own, whatever else a process draws."""
+        self.generator = self.generator or torch.Generator(device)
+        self.generator.manual_seed(number)
+
     def begin(self, lane: Tensor, done: float) -> None:
         """Nothing."""
 
@@ -116,7 +130,8 @@ class HardConcrete:
 
     def factors(self, alpha: Tensor, hard: Tensor) -> Tensor:
         """A draw, 0..1."""
-        u = torch.rand_like(alpha).clamp(1e-6, 1 - 1e-6)
+        u = torch.rand(alpha.shape, generator=self.generator, device=alpha.device, dtype=alpha.dtype)
+        u = u.clamp(1e-6, 1 - 1e-6)
         return self._stretched(torch.sigmoid((u.log() - (1 - u).log() + alpha) / self.beta))
 
     def presence(self, alpha: Tensor, hard: Tensor) -> Tensor:

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from vitprune.masks.alive import collapsed, guesses
 from vitprune.masks.closing import close_share, close_to, closing_at
 from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 from vitprune.masks.relax import TopK
+from vitprune.recover import History
 
 FINEST = 0.005  # steps in which the budget of `TopK` falls
-COLLAPSED = 0.75  # share of masks at their smallest size, from which on a model counts as dead
+REACHED = 0.01  # of the dense model's cost, above a target that counts as reached: masks go up and down around it
 LOOK_EVERY = 20  # steps between looks at what is left, each of which waits for the device
 
 
@@ -78,7 +80,21 @@ class Search:
             above = self.now > self.budget(step)
             self.strength = torch.where(above, self.strength * GROWTH, self.strength / GROWTH).clamp(1e-6, 1e6)
         if step + 1 == self.steps or (self.pressure.weight is not None and (step + 1) % LOOK_EVERY == 0):
-            self._look(step)
+            self.check_alive(step)
+
+    def standing(self, step: int) -> tuple[float, bool]:
+        """The cost of now (VTP: the mean modulus of the gates), and whether it may end so.
+
+        With a target: when its budget has fallen and is met; with a weight: when some units are closed; VTP: when the
+        closings within the search are over.
+        """
+        if self.pressure.l1:
+            parts = self.pressure.closings
+            return float(self.gates.alpha.detach().abs().mean()), (step + 1) * parts >= (parts - 1) * self.steps
+        cost = float(self.cost().detach())
+        if self.pressure.target is None:
+            return cost, bool((self.gates.hard < 0.5).any())
+        return cost, step + 1 >= RAMP * self.steps and cost <= self.goal + REACHED
 
     def _close(self, done: float) -> None:
         """Closes the part `done` of the gates that are to be closed, or as many as a part of the target needs."""
@@ -103,19 +119,29 @@ class Search:
             low, high = (middle, high) if float(self.cost().detach()) <= budget else (low, middle)
         self.gates.counts = self.gates.select.shares(low, self.sizes)
 
-    def _look(self, step: int) -> None:
-        lost = self.gates.select.at_smallest(self.gates.hard)
-        if lost >= COLLAPSED:
-            asked = (
-                f"a cost weight of {self.pressure.weight:g}"
-                if self.pressure.target is None
-                else f"the target {self.pressure.target}"
-            )
-            raise MaskError(
-                f"{100 * lost:.0f} % of the masks are at their smallest size at step {step}, with {asked}: a model "
-                "that is dead. Lower the weight or ask for a larger target; give smallest sizes; or lower the masks' "
-                "learning rate"
-            )
+    def check_alive(self, step: int, history: History | None = None, images: int = 0, classes: int = 0) -> None:
+        """Raises MaskError when the model is dead; numbers that are not finite are the training loop's to report.
+
+        history: of the search that is over, with the number of validation images and of classes. A target's model may
+        guess: it was asked for, and its fine-tuning is yet to come.
+        """
+        whole = bool(torch.isfinite(self.gates.alpha).all())
+        found = collapsed(self.gates, self.pressure.target is not None) if whole else ""
+        if not found and history is not None and self.pressure.target is None:
+            first, last = history.start_val_top1 or 0.0, history.epochs[-1].val_top1
+            if guesses(last, classes, images) and not guesses(first, classes, images):
+                found = f"the validation top-1 fell from {100 * first:.1f} to {100 * last:.1f} %, which is guessing,"
+        if not found:
+            return
+        asked, remedy = f"the target {self.pressure.target}", "ask for a larger one"
+        if self.pressure.weight is not None:
+            asked, remedy = f"a cost weight of {self.pressure.weight:g}", "lower it"
+        elif self.pressure.rate is not None:
+            asked, remedy = f"a rate of {self.pressure.rate:g}", "lower it"
+        raise MaskError(
+            f"{found} at step {step}, with {asked}: a model that is dead; {remedy}, give smallest sizes (minimum, "
+            "--min-mlp and the like), or lower the masks' learning rate"
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The gates' state and the weight of now."""

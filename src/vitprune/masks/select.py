@@ -38,7 +38,3 @@ class Selector:
         """(clusters,): the permitted counts nearest above a share of the dense sizes (clusters,)."""
         wanted = torch.ceil(sizes * share).long()
         return self.permitted.gather(1, wanted[:, None])[:, 0]
-
-    def at_smallest(self, hard: Tensor) -> float:
-        """The share of clusters that are at their smallest size."""
-        return float((self.counts(hard > 0.5) <= self.smallest).double().mean())

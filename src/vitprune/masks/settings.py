@@ -42,7 +42,7 @@ class MaskSettings:
             raise MaskError("an l1 penalty and the relaxation scale (VTP) go together; `vtp` gives such settings")
         if self.relaxation == "top-k" and self.pressure.target is None:
             raise MaskError("the relaxation top-k needs a target, as its counts follow the budget")
-        if self.mask_lr <= 0:
+        if not 0 < self.mask_lr < float("inf"):
             raise MaskError(f"mask_lr must be positive, but got {self.mask_lr}")
 
     def searching(self) -> TrainSettings:

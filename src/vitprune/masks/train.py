@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vitprune.allocate import allocate
 from vitprune.data.batches import Batches
+from vitprune.differences import differing
+from vitprune.files import write_text
 from vitprune.masks.check import on_model
 from vitprune.masks.closing import close_share
 from vitprune.masks.errors import MaskError
@@ -19,10 +22,13 @@ from vitprune.masks.gates import Gates
 from vitprune.masks.relax import RELAXATIONS
 from vitprune.masks.search import Search
 from vitprune.masks.settings import MaskSettings
+from vitprune.models.loaded import logits
+from vitprune.modes import evaluating
 from vitprune.plan import Plan
-from vitprune.processes import world
+from vitprune.processes import is_main, rank, world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import History, TrainSettings, fit
+from vitprune.recover.together import gathered, wait
 from vitprune.trace.graph import Graph
 
 
@@ -60,9 +66,9 @@ def train_masks(
 
     Raises MaskError when the masks collapse, or for settings that make no sense; TargetError when the target cannot be
     reached; TrainError as `fit`; OracleError when the shrunk model differs from the masked one.
+
+    Several processes (see `fit`) train all phases together, and must end the search with the same plan.
     """
-    if RELAXATIONS[settings.relaxation].draws and world() > 1:
-        raise MaskError(f"{settings.relaxation} masks draw in every process for itself; train them in one process")
     said, histories = progress or Silent(), dict[str, History]()
 
     def phase(name: str, module: nn.Module, how: TrainSettings, hook: Search | None = None) -> None:
@@ -79,7 +85,7 @@ def train_masks(
             progress=said,
         )
 
-    _check_folder(checkpoint_dir, settings)
+    _check_folder(checkpoint_dir, settings, device)
     model.to(device)
     if settings.warmup is not None:
         phase("warm-up", model, settings.warmup)
@@ -94,6 +100,7 @@ def train_masks(
         minimum=dict(settings.minimum),
         relaxation=RELAXATIONS[settings.relaxation](),
         lr=settings.mask_lr,
+        seed=settings.search.seed,
     )
     try:
         for name, why in gates.left.items():
@@ -101,8 +108,13 @@ def train_masks(
         if settings.pressure.target is not None:
             projected(gates, settings)  # fails at once for one that is out of reach
         how = settings.searching()
-        phase("search", model, how, Search(gates, settings.pressure, how.epochs * len(train)))
-        plan = projected(gates, settings)
+        search = Search(gates, settings.pressure, how.epochs * steps_per_epoch(train, how))
+        phase("search", model, how, search)
+        plan, done = projected(gates, settings), histories["search"]
+        search.check_alive(
+            len(done.epochs) * (search.steps // how.epochs) - 1, done, val.size, _classes(model, example)
+        )
+        _check_together(plan, device)
         small = gates.shrink(tuple(a.to(gates.alpha.device) for a in example), plan)
         behind = gates.behind(plan)
     finally:
@@ -140,11 +152,49 @@ def projected(gates: Gates, settings: MaskSettings) -> Plan:
     return replace(fitted, method="masks", settings={**about, **fitted.settings, "not_pruned": left})
 
 
-def _check_folder(folder: Path | None, settings: MaskSettings) -> None:
+def _classes(model: nn.Module, example: tuple[Any, ...]) -> int:
+    with torch.no_grad(), evaluating(model):
+        place = next(model.parameters()).device
+        return int(logits(model(*(a.to(place) for a in example))).shape[-1])
+
+
+def steps_per_epoch(train: Batches, how: TrainSettings) -> int:
+    """Optimizer steps that `fit` takes in an epoch, in each of the processes."""
+    train.set_shard(rank(), world())
+    steps = -(-len(train) // how.accumulate)
+    train.set_shard(0, 1)
+    return steps
+
+
+def _check_folder(folder: Path | None, settings: MaskSettings, device: str) -> None:
+    """Raises MaskError, in all processes, when the folder holds a run with other settings; else leaves them there."""
     if folder is None:
         return
-    path, text = folder / "masks.json", json.dumps(settings.to_json(), indent=1, sort_keys=True)
-    if path.exists() and path.read_text() != text:
-        raise MaskError(f"{folder} holds a run with other settings of masks; give another folder, or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path, mine = folder / "masks.json", json.loads(json.dumps(settings.to_json()))
+    if path.exists():
+        try:
+            names = differing(json.loads(path.read_text(encoding="utf-8")), mine)
+        except (OSError, ValueError) as error:
+            raise MaskError(f"{path} cannot be read: {error}; delete {folder} to start over") from error
+        if names:
+            raise MaskError(
+                f"{folder} holds a run with other settings of masks ({', '.join(names)}); give another folder, or "
+                "delete it to start over"
+            )
+    wait(device)  # all have looked
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(mine, indent=1, sort_keys=True))
+
+
+def _check_together(plan: Plan, device: str) -> None:
+    """Raises MaskError, in all processes, when they did not come to the same plan."""
+    plans = [Plan.from_json(text) for text in gathered(plan.to_json(), device)]
+    for number, other in enumerate(plans):
+        names = [name for name, group in other.groups.items() if group != plans[0].groups[name]]
+        if names:
+            raise MaskError(
+                f"all processes must end the search with the same plan, but process {number} keeps other units of "
+                f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} than process 0; they must run on devices "
+                "of one kind, with the same libraries, from the same weights"
+            )

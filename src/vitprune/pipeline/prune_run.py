@@ -28,7 +28,6 @@ from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.team import Team
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
-from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.refit import refit
@@ -136,11 +135,6 @@ def run_prune(
     else:
         method = chosen_method(settings.method, settings.calibration > 0)
         settings = replace(settings, method=method, scope=chosen_scope(settings.scope, method))
-    if settings.method in METHODS and world() > 1:
-        raise MaskError(
-            f"method {settings.method} trains its masks in one process, but {world()} were launched; prune in one "
-            "with --epochs 0, and launch several for vitprune finetune"
-        )
     place = resolve_device(device)
     team = Team(place)
     said = progress if progress is not None and team.main else Silent()
@@ -168,8 +162,11 @@ def run_prune(
         work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
     taught = distill and not new_head
     run = _Run(opened, images, settings, seed, place, work, said, team, taught)
-    with team.main_first():  # the others then find everything done, as after a kill
+    with team.main_first():
         run.dense()
+    if settings.method in METHODS:
+        run.learn()  # all together
+    with team.main_first():  # the others then find everything done, as after a kill
         model = run.prune()
     history = run.tune(model, training, opened.model if taught else None, upkeep)
     if not team.main:
@@ -209,10 +206,28 @@ class _Run:
         self.graph: Graph = trace(opened.model, (self.example,))
         self.plan = Plan({})
         self.rotated: Rotated | None = None
+        self.learned: tuple[Plan, nn.Module] | None = None
 
     def dense(self) -> None:
         """Measures the model as it came."""
         self._row("dense", self.opened.model, self.graph.cost()[0])
+
+    def learn(self) -> None:
+        """Trains masks, where that is the method and was not done yet."""
+        if self.work.result("pruned-weights") is None:
+            found = learn(
+                self.opened.model,
+                self.graph,
+                self.data,
+                self.settings.mask_settings(),
+                self.settings.method,
+                example=(self.example,),
+                device=self.device,
+                distill=self.distill,
+                folder=self.work.path / "masks",
+                progress=self.progress,
+            )
+            self.learned = found if self.team.main else None  # the others read what the main one leaves
 
     def prune(self) -> nn.Module:
         """The smaller model, checked against the masked dense one, and measured."""
@@ -246,19 +261,8 @@ class _Run:
 
     def _decide(self) -> tuple[Plan, nn.Module]:
         chosen, given = self.settings, self.data.calibration
-        if chosen.method in METHODS:
-            plan, model = learn(
-                self.opened.model,
-                self.graph,
-                self.data,
-                chosen.mask_settings(),
-                chosen.method,
-                example=(self.example,),
-                device=self.device,
-                distill=self.distill,
-                folder=self.work.path / "masks",
-                progress=self.progress,
-            )
+        if self.learned is not None:
+            (plan, model), self.learned = self.learned, None
             return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
         kinds = wanted_kinds(chosen.kinds, chosen.ratios)
         if chosen.rotate and given is not None and set(ROTATED_KINDS) & set(kinds):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitprune.differences import differing
 from vitprune.errors import StoreError
 from vitprune.files import write_text
 from vitprune.processes import rank
@@ -44,10 +45,10 @@ class WorkFolder:
             shutil.rmtree(path)
         if (path / RUN).is_file():
             found = _read(path / RUN)
-            differing = _differing(found, wanted)
-            if differing:
+            other = differing(found, wanted)
+            if other:
                 raise StoreError(
-                    f"work folder {path} belongs to a run with other settings ({', '.join(differing)}); "
+                    f"work folder {path} belongs to a run with other settings ({', '.join(other)}); "
                     "give --no-resume to start over, or choose another --out"
                 )
             return WorkFolder(path)
@@ -70,18 +71,6 @@ class WorkFolder:
     def remove(self) -> None:
         """Deletes the folder, after the output is in place."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names of settings that differ, those within a group as "group.name"."""
-    names: list[str] = []
-    for key in sorted({*found, *wanted}):
-        a, b = found.get(key), wanted.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += [f"{key}.{name}" for name in _differing(a, b)]
-        elif a != b:
-            names.append(key)
-    return names
 
 
 def _read(path: Path) -> dict[str, Any]:

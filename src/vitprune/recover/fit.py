@@ -16,7 +16,7 @@ from vitprune.models.loaded import logits
 from vitprune.progress import Progress, Silent
 from vitprune.recover import checkpoint as ckpt
 from vitprune.recover.features import TokenFeatures
-from vitprune.recover.hook import LossHook, ParameterHook, StatefulHook, StepHook
+from vitprune.recover.hook import CostHook, LossHook, ParameterHook, StatefulHook, StepHook
 from vitprune.recover.interrupt import Patience
 from vitprune.recover.loss import Mixer, distillation_loss, make_mixer, task_loss
 from vitprune.recover.memory import checkpointing
@@ -25,6 +25,7 @@ from vitprune.recover.optimizer import add_groups_, learning_rate, make_optimize
 from vitprune.recover.parts import Parts, State, check_same
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
+from vitprune.recover.stall import stalled
 from vitprune.recover.upkeep import Upkeep
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
@@ -73,6 +74,8 @@ def fit(
         if run.features is not None:
             stack.enter_context(run.features.open())
         for epoch in range(len(run.records), settings.epochs):
+            if run.stalled():
+                break
             run.epoch(epoch)
     return run.finish()
 
@@ -100,6 +103,7 @@ class _Run:
         also: object = hook  # a hook may be more than a StepHook
         self.adds_loss = also if isinstance(also, LossHook) else None
         self.has_state = also if isinstance(also, StatefulHook) else None
+        self.has_cost = also if isinstance(also, CostHook) else None
         self.teacher = teacher.to(self.runtime.device).eval() if teacher is not None else None
         for name, split in (("training", train), ("validation", val)):
             if split.size < self.runtime.world:
@@ -110,8 +114,11 @@ class _Run:
             split.set_shard(self.runtime.rank, self.runtime.world)
         self.called = self.runtime.wrap(self.model, self._some_images)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
+        self.hooked: list[nn.Parameter] = []
         if isinstance(also, ParameterHook):
-            add_groups_(self.optimizer, also.extra_parameters())
+            groups = also.extra_parameters()
+            add_groups_(self.optimizer, groups)
+            self.hooked = [p for parameters, _, _ in groups.values() for p in parameters]
         self.features = self._token_features()
         own = {id(p) for p in self.model.parameters()}
         every = (p for group in self.optimizer.param_groups for p in group["params"])
@@ -123,7 +130,7 @@ class _Run:
         self.parts = Parts(self.model, self.optimizer, averaged, self.features, self.has_state)
         self.records: list[EpochRecord] = []
         self.best: State | None = None
-        self.start: float | None = None  # validation top-1 before training, where the best weights are kept
+        self.start: float | None = None  # validation top-1 before training, see `measure_start`
         self.upkeep, self.patience = upkeep, Patience()
         self.steps = -(-len(train) // settings.accumulate)  # per epoch
         self.meter = Meter()
@@ -186,15 +193,38 @@ class _Run:
             top1 = self._validate(lambda: self._leave(epoch, steps, time.monotonic() - began))
             rate, mean = float(self.optimizer.param_groups[0]["lr"]), self.meter.mean_loss
             seconds = time.monotonic() - began
-            self.runtime.log({"val/top1": top1, "val/epoch": float(epoch + 1)}, (epoch + 1) * steps)
-            self.records.append(EpochRecord(epoch, mean, rate, top1, seconds, self.meter.top1))
+            values = {"val/top1": top1, "val/epoch": float(epoch + 1)}
+            cost, settled = self._standing((epoch + 1) * steps - 1)
+            values |= {} if cost is None else {"val/cost": cost}
+            self.runtime.log(values, (epoch + 1) * steps)
+            self.records.append(EpochRecord(epoch, mean, rate, top1, seconds, self.meter.top1, cost, settled))
             if self.settings.keep == "best" and self._history().best_epoch == epoch:
                 self.best = {k: v.detach().clone() for k, v in self._evaluated().state_dict().items()}
             self.meter, self.spent = Meter(), 0.0
             self._save(epoch)
-            text = f"loss {mean:.4f}, validation top-1 {100 * top1:.2f} %, {seconds:.1f} s"
+            at = "" if cost is None else f"cost {cost:.4f}, "
+            text = f"loss {mean:.4f}, {at}validation top-1 {100 * top1:.2f} %, {seconds:.1f} s"
         finally:
             self.progress.done(text if self.runtime.main else "")
+
+    def _standing(self, step: int) -> tuple[float | None, bool]:
+        """The hook's cost and whether it is low enough, the same in all processes; None and True without one."""
+        if self.has_cost is None:
+            return None, True
+        cost, settled = self.has_cost.standing(step)
+        mean = self.runtime.mean(torch.tensor(cost, dtype=torch.float64, device=self.runtime.device))
+        return float(mean), not (self.runtime.any(not settled) if self.runtime.distributed else not settled)
+
+    def stalled(self) -> bool:
+        """Whether `patience` is at its end."""
+        patience = self.settings.patience
+        if not stalled(self.records, patience):
+            return False
+        what = "the validation top-1 has not risen" + ("" if self.has_cost is None else ", and the cost not fallen,")
+        self.progress.line(
+            f"stopped after epoch {len(self.records)} of {self.settings.epochs}: {what} for {patience} epochs"
+        )
+        return True
 
     def _passes(self, i: int) -> int:
         """Forward and backward passes of an epoch's step; its last step has what is left."""
@@ -252,6 +282,7 @@ class _Run:
         self.runtime.average_gradients(self.beside)
         if self.hook is not None:
             self.hook.after_backward(step)
+            self.runtime.average_gradients(self.hooked)
         if self.settings.clip:
             self.runtime.clip(self.parameters, self.settings.clip)
         self.stepper.step()
@@ -332,8 +363,9 @@ class _Run:
 
     def _save(self, epoch: int, done: int | None = None, seconds: float = 0.0) -> None:
         """A checkpoint of the end of an epoch, or of the state after `done` of its steps."""
-        if self.folder is not None and self.runtime.main:
+        if self.folder is not None:  # in all processes, which then stop together
             self.parts.check_finite(epoch * self.steps + (self.steps if done is None else done) - 1, self.folder)
+        if self.folder is not None and self.runtime.main:
             tensors = self.parts.tensors() | ({} if self.best is None else {"best": self.best})
             records = [History.of((r,), "last").to_json()["epochs"][0] for r in self.records]
             state = {"run": self._identity(), "records": records, "start": self.start}
@@ -360,9 +392,14 @@ class _Run:
         )
 
     def measure_start(self) -> None:
-        """The weights that come in are the first to beat: training on few images may make a good model worse."""
-        if self.settings.keep == "best" and self.best is None:
+        """The weights that come in are the first to beat: training on few images may make a good model worse.
+
+        What a `CostHook` leaves of a model is compared with them, too.
+        """
+        wanted = self.settings.keep == "best" or self.has_cost is not None
+        if wanted and self.start is None and not self.records and not self.meter.steps:
             self.start = self._validate(self.patience.act)  # nothing to save yet
+        if self.settings.keep == "best" and self.best is None:
             self.best = {k: v.detach().clone() for k, v in self._evaluated().state_dict().items()}
 
     def _history(self) -> History:

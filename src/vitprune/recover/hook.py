@@ -42,7 +42,19 @@ class StatefulHook(Protocol):
 
 @runtime_checkable
 class ParameterHook(Protocol):
-    """A hook with parameters of its own, trained beside the model's and kept in the optimizer's checkpoints."""
+    """A hook with parameters of its own, trained beside the model's and kept in the optimizer's checkpoints.
+
+    Where there are several processes, the gradients of these are averaged twice: before `after_backward`, which may
+    make more of them from the model's gradients, and after it, so that no rounding lets the processes part.
+    """
 
     def extra_parameters(self) -> Mapping[str, tuple[Sequence[nn.Parameter], float, float]]:
         """Group name -> (parameters, learning rate, the same at every step, weight decay)."""
+
+
+@runtime_checkable
+class CostHook(Protocol):
+    """A hook under which the model's cost falls; `TrainSettings.patience` waits for it."""
+
+    def standing(self, step: int) -> tuple[float, bool]:
+        """After an epoch whose last step was `step`: the cost (1 at the beginning), and whether it is low enough."""

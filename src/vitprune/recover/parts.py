@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitprune.differences import differing
 from vitprune.recover.checkpoint import pack_optimizer, unpack_optimizer_
 from vitprune.recover.hook import StatefulHook
 from vitprune.recover.settings import TrainError
@@ -48,10 +49,12 @@ class Parts:
     def check_finite(self, step: int, folder: Path) -> None:
         """Raises TrainError for weights that are not finite after a step: they would replace a good checkpoint.
 
-        Buffers may be infinite (masks), but hold no NaN.
+        Buffers and a hook's state may be infinite (masks), but hold no NaN.
         """
         bad = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
-        bad += [name for name, b in self.model.named_buffers() if bool(torch.isnan(b).any())]
+        held = {} if self.hook is None else self.hook.state_dict()
+        others = [*self.model.named_buffers(), *((f"the hook's {name}", tensor) for name, tensor in held.items())]
+        bad += [name for name, tensor in others if bool(torch.isnan(tensor).any())]
         if bad:
             raise TrainError(
                 f"{bad[0]} is not finite after step {step}, and was not saved: {folder} holds the last good checkpoint "
@@ -61,12 +64,10 @@ class Parts:
 
 def check_same(mine: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
     """Raises TrainError naming what differs between this run and the one that left the checkpoint."""
-    if mine == theirs:
-        return
-    own, other = mine["settings"], theirs["settings"]
-    differing = [k for k in own if own[k] != other.get(k)]
-    differing += [k for k in mine if k != "settings" and mine[k] != theirs.get(k)]
-    raise TrainError(
-        f"{folder} holds checkpoints of another run (differs in {', '.join(differing)}); "
-        "give another folder, or delete it to start over"
-    )
+    names = differing(theirs["settings"], mine["settings"])
+    names += [k for k in mine if k != "settings" and mine[k] != theirs.get(k)]
+    if names:
+        raise TrainError(
+            f"{folder} holds checkpoints of another run (differs in {', '.join(names)}); "
+            "give another folder, or delete it to start over"
+        )

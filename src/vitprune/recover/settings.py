@@ -42,6 +42,7 @@ class TrainSettings:
     )
     seed: int = 0
     keep: str = "best"  # weights left in the model: the "best" by validation top-1 (the start included), or the "last"
+    patience: int = 0  # epochs without a better validation top-1, or a lower cost, that end the training; 0 = never
     distill_weight: float = 0.5  # share of the teacher's term when there is a teacher, 0..1
     distill_temperature: float = 2.0
     feature_weight: float = 0.0  # weight of the difference between the token features of teacher and student, 0 = off
@@ -71,6 +72,7 @@ class TrainSettings:
             ("layer_decay", 0 < self.layer_decay <= 1, "in 0..1, above 0"),
             ("optimizer", self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS)),
             ("amp", self.amp in AMP, "one of " + ", ".join(AMP)),
+            ("patience", self.patience >= 0, "not negative"),
             ("keep", self.keep in ("best", "last"), "best or last"),
             ("distill_weight", 0 <= self.distill_weight <= 1, "in 0..1"),
             ("feature_weight", self.feature_weight >= 0, "not negative"),
@@ -108,6 +110,8 @@ class EpochRecord:
     val_top1: float  # share in 0..1, of the averaged weights where averaging is on
     seconds: float  # wall clock, validation included
     train_top1: float = 0.0  # share in 0..1 on the augmented training images; of the heavier class where they are mixed
+    cost: float | None = None  # at the epoch's end, as a share of the beginning's; of a `CostHook` alone
+    settled: bool = True  # whether that cost is low enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ class History:
     best_epoch: int  # -1: the weights before training
     best_val_top1: float
     kept: str  # "best" or "last": which weights the model holds now
-    start_val_top1: float | None = None  # before training, where the best weights are kept
+    start_val_top1: float | None = None  # before training, where the best weights are kept or a `CostHook` works
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -126,8 +130,11 @@ class History:
 
     @classmethod
     def of(cls, epochs: tuple[EpochRecord, ...], kept: str, start: float | None = None) -> History:
-        """The history of these epochs; the first of equally good ones is the best, but any is better than the start."""
+        """The history of these epochs; the first of equally good ones is the best.
+
+        Where the best weights are kept, the start may be better than all of them.
+        """
         best = max(epochs, key=lambda e: (e.val_top1, -e.epoch))
-        if start is not None and start > best.val_top1:
+        if start is not None and kept == "best" and start > best.val_top1:
             return cls(epochs, -1, start, kept, start)
         return cls(epochs, best.epoch, best.val_top1, kept, start)
