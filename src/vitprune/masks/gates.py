@@ -261,25 +261,25 @@ class Gates:
     def start_from(self, plan: Plan) -> None:
         """Sets the masks to a plan: importance 1 for kept units, 0 for the others."""
         with torch.no_grad():
-            self.alpha.copy_(self.relaxation.inverse(torch.cat(self._kept_by(plan))))
+            self.alpha.copy_(self.relaxation.inverse(self.table(plan)))
         self.refresh()
 
     @torch.no_grad()
     def adopt(self, plan: Plan) -> None:
         """Masks by a plan instead of by importance, until the next step; where a group has several masks, they stay."""
-        parts = zip(self.vectors, self._kept_by(plan), self._parts(self.hard), strict=True)
+        parts = zip(self.vectors, self._parts(self.table(plan)), self._parts(self.hard), strict=True)
         self.hard = torch.cat([planned if v.alone else own for v, planned, own in parts])
         self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
-    def _kept_by(self, plan: Plan) -> list[Tensor]:
-        """Per vector the (lanes x size,) of 0 and 1 of a plan."""
+    def table(self, plan: Plan) -> Tensor:
+        """(units,): 1 for the units that a plan keeps, 0 for the others."""
         parts = []
         for v in self.vectors:
             table = torch.zeros(v.lanes, v.size)
             for lane, kept in enumerate(plan.groups[v.groups[0]].kept):
                 table[lane, list(kept)] = 1
             parts.append(table.flatten().to(self.alpha.device))
-        return parts
+        return torch.cat(parts)
 
     def _parts(self, values: Tensor) -> Sequence[Tensor]:
         return torch.split(values, [v.lanes * v.size for v in self.vectors])

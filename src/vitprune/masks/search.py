@@ -23,22 +23,23 @@ LOOK_EVERY = 20  # steps between looks at what is left, each of which waits for 
 class Search:
     """Trains gates under a pressure; pass it to `vitprune.recover.fit` as its hook."""
 
-    def __init__(self, gates: Gates, pressure: Pressure, steps: int) -> None:
-        """steps: of the whole search, over which a target's budget falls."""
-        self.gates, self.pressure, self.steps = gates, pressure, steps
+    def __init__(self, gates: Gates, pressure: Pressure, steps: int, *, ramp: float = RAMP) -> None:
+        """steps: of the whole search; ramp: the share of them over which a target's budget falls."""
+        self.gates, self.pressure, self.steps, self.ramp = gates, pressure, steps, ramp
         self.cost = SoftCost(gates, pressure.measured)
         self.goal = 0.0 if pressure.target is None else pressure.target.budget(self.cost.dense) / self.cost.dense
         device = gates.alpha.device
         first = FIRST if pressure.weight is None else pressure.weight
         self.strength = torch.tensor(first, dtype=torch.float64, device=device)
         self.follows = isinstance(gates.relaxation, TopK)  # the counts are set, and need no pressure
+        self.falls = self.follows and ramp > 0
         self.sizes = self.gates.select.permitted[:, -1].double()
         self.followed = 1.0  # the budget that the counts of `TopK` were last set to
         self.now = torch.ones((), dtype=torch.float64, device=device)
 
     def budget(self, step: int) -> float:
         """The share of the dense cost that is permitted at a step."""
-        done = min(1.0, (step + 1) / max(1.0, RAMP * self.steps))
+        done = min(1.0, (step + 1) / max(1.0, self.ramp * self.steps))
         return 1 - (1 - self.goal) * done
 
     def extra_loss(self, step: int) -> Tensor:
@@ -68,7 +69,7 @@ class Search:
 
     def after_step(self, step: int) -> None:
         """See `Gates`; a target's weight follows the cost. Raises MaskError when the model is dead."""
-        if self.follows:
+        if self.falls:
             self._follow(step)
         if self.pressure.closings > 1:
             with torch.no_grad():
@@ -94,7 +95,7 @@ class Search:
         cost = float(self.cost().detach())
         if self.pressure.target is None:
             return cost, bool((self.gates.hard < 0.5).any())
-        return cost, step + 1 >= RAMP * self.steps and cost <= self.goal + REACHED
+        return cost, step + 1 >= self.ramp * self.steps and cost <= self.goal + REACHED
 
     def _close(self, done: float) -> None:
         """Closes the part `done` of the gates that are to be closed, or as many as a part of the target needs."""

@@ -17,11 +17,13 @@ from vitprune.differences import differing
 from vitprune.files import write_text
 from vitprune.masks.check import on_model
 from vitprune.masks.closing import close_share
+from vitprune.masks.cost import RAMP
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 from vitprune.masks.relax import RELAXATIONS
 from vitprune.masks.search import Search
 from vitprune.masks.settings import MaskSettings
+from vitprune.masks.start import Start
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
@@ -52,6 +54,7 @@ def train_masks(
     example: tuple[Any, ...],
     device: str = "cpu",
     teacher: nn.Module | None = None,
+    start: Start | None = None,
     checkpoint_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> MaskResult:
@@ -63,6 +66,9 @@ def train_masks(
 
     With a target, the masks at the end are within a few units of it; the units that are missing or too many are then
     chosen by importance, so that the plan is at most the target and within 1 % of it or one rounding step.
+
+    start: a pruned model that the search begins with, at the target from its first step; `model` is then the one that
+    it was cut from (the dense one, or that in another basis).
 
     Raises MaskError when the masks collapse, or for settings that make no sense; TargetError when the target cannot be
     reached; TrainError as `fit`; OracleError when the shrunk model differs from the masked one.
@@ -87,6 +93,9 @@ def train_masks(
 
     _check_folder(checkpoint_dir, settings, device)
     model.to(device)
+    if start is not None:
+        start.check(settings)
+        start.weights_(model, graph)
     if settings.warmup is not None:
         phase("warm-up", model, settings.warmup)
     gates = on_model(
@@ -108,7 +117,10 @@ def train_masks(
         if settings.pressure.target is not None:
             projected(gates, settings)  # fails at once for one that is out of reach
         how = settings.searching()
-        search = Search(gates, settings.pressure, how.epochs * steps_per_epoch(train, how))
+        if start is not None:
+            start.masks_(gates)
+        steps = how.epochs * steps_per_epoch(train, how)
+        search = Search(gates, settings.pressure, steps, ramp=RAMP if start is None else 0.0)
         phase("search", model, how, search)
         plan, done = projected(gates, settings), histories["search"]
         search.check_alive(

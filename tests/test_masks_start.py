@@ -1,0 +1,110 @@
+"""Masks that begin with a model pruned by scores."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import vitprune
+from masks_parts import SETTINGS, TINY, pictures
+from matrix import traced
+from vitprune.allocate import Target
+from vitprune.masks import Gates, MaskError, MaskSettings, Pressure, Search, Start, on_model, train_masks, vtp
+from vitprune.masks.relax import HardConcrete, Relaxation, StraightThrough, TopK
+from zoo import CASES
+
+KINDS = ("mlp", "qk", "v", "residual")
+TARGET = Target("macs", 0.5)
+
+
+def begun() -> tuple[Any, Any, Start, list[Any]]:
+    """A tiny ViT in another basis, its trace, and what scores and a refit make of it."""
+    case = CASES[TINY]
+    ready = traced(case)
+    batches = [images for images, _ in pictures()]
+    source = vitprune.rotate(ready.model, ready.graph, batches, KINDS)
+    scores = vitprune.score(ready.graph, source, "output-error", 0, batches, kinds=KINDS)
+    plan = vitprune.allocate(ready.graph, scores, TARGET, scope="per-cost", kinds=KINDS, round_to=1)
+    small = vitprune.shrink(source.model, ready.graph, plan, case.example(2))
+    vitprune.refit(source, small, ready.graph, plan, batches)
+    return source.model, ready.graph, Start(plan, small, scores), batches
+
+
+@pytest.mark.parametrize("relaxation", [StraightThrough, HardConcrete, TopK])
+@pytest.mark.parametrize("sharing", ["residual", "independent"])
+def test_the_first_masked_model_is_the_refitted_one(relaxation: type[Relaxation], sharing: str) -> None:
+    """Its outputs, its plan, and importances on the right side of the threshold, in the scores' order."""
+    model, graph, start, batches = begun()
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        want = start.model.eval()(batches[0])
+    start.weights_(model, graph)
+    gates = on_model(model, graph, KINDS, sharing=sharing, relaxation=relaxation())
+    start.masks_(gates)
+    with torch.no_grad():
+        got = model.eval()(batches[0])
+    assert gates.plan().groups == start.plan.groups
+    if relaxation is not HardConcrete:  # whose factors are below 1 near the border
+        assert float((got - want).abs().max()) < 1e-4 * float(want.abs().max())
+    name = "blocks.0.mlp:mlp"
+    theta = gates.scores()[name][0]
+    kept = torch.zeros(len(theta), dtype=torch.bool)
+    kept[list(start.plan.groups[name].kept[0])] = True
+    assert bool(((torch.as_tensor(theta) > 0.5) == kept).all())
+    inside = theta[kept.numpy()]
+    assert (inside[start.scores[name][0][kept.numpy()].argsort(kind="stable")] == sorted(inside)).all()
+    gates.close()
+
+
+@pytest.mark.parametrize("relaxation", ["straight-through", "top-k"])
+def test_the_search_stays_at_the_target(relaxation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first step; units change places; the plan at the end is within the target."""
+    model, graph, start, _ = begun()
+    costs: list[float] = []
+
+    class Watched(Search):
+        def after_step(self, step: int) -> None:
+            super().after_step(step)
+            costs.append(float(self.cost().detach()))
+
+    monkeypatch.setattr("vitprune.masks.train.Search", Watched)
+    settings = MaskSettings(
+        Pressure(target=TARGET), replace(SETTINGS, epochs=3), finetune=None, kinds=KINDS, mask_lr=0.02,
+        relaxation=relaxation,
+    )  # fmt: skip
+    result = train_masks(
+        model, graph, pictures(), pictures(16, shuffle=False), settings, start=start, example=CASES[TINY].example(2)
+    )
+    assert 0.35 < min(costs) <= max(costs) < 0.65, costs
+    assert 0.48 < result.plan.obtained["macs"]["ratio"] <= 0.5
+    assert result.plan.groups != start.plan.groups
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (MaskSettings(Pressure(weight=1.0)), "at a target"),
+        (vtp(SETTINGS, rate=0.3), "at a target"),
+        (MaskSettings(Pressure(target=TARGET), sharing="blocks"), "tied across blocks.*--mask-start dense"),
+        (MaskSettings(Pressure(target=TARGET), warmup=SETTINGS), "a warm-up is of a dense model"),
+    ],
+)
+def test_what_cannot_begin_with_a_plan(settings: MaskSettings, words: str) -> None:
+    """Each with its reason, before anything is computed."""
+    start = Start(vitprune.Plan({}), torch.nn.Identity(), {})
+    with pytest.raises(MaskError, match=words):
+        start.check(settings)
+
+
+def test_gates_say_what_a_plan_keeps() -> None:
+    """One number per unit, in the order of the masks."""
+    _, graph, start, _ = begun()
+    gates = Gates(traced(CASES[TINY]).model, graph, KINDS)
+    table = gates.table(start.plan)
+    assert len(table) == len(gates.alpha)
+    assert int(table.sum()) == sum(sum(map(len, start.plan.groups[v.groups[0]].kept)) for v in gates.vectors)
+    gates.close()
