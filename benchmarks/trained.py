@@ -1,0 +1,313 @@
+"""Masks, VTP, one-shot pruning, random pruning and small models from scratch, all after an equal budget of training.
+
+    python benchmarks/trained.py                                     # the shipped Fashion-MNIST ViT, three seeds
+    python benchmarks/trained.py --only target=params=0.1 --seeds 0  # some of it
+    python benchmarks/trained.py --model hf:DINOV2 --train-images 2000 --amp bf16 --batch 32 ...
+
+Every way sees the same images for the same number of epochs, with the dense model as teacher: masks and VTP spend the
+first part of them on the search, the others all of them on training what they were cut to. Cells are stored as they are
+measured, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from cells import Cells, wanted
+from one_shot import texts
+from record import parser, setting, table, write
+from subject import Subject, add_options
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import vitprune
+from vitprune import Target
+from vitprune.data import AugmentSettings, Data, open_data
+from vitprune.latency import Timing
+from vitprune.masks import MaskResult, MaskSettings, Pressure, train_masks, vtp
+from vitprune.models import example
+from vitprune.pipeline.begin import begin
+from vitprune.plan import Plan
+from vitprune.progress import make_progress
+from vitprune.recover import TrainSettings, fit
+
+TARGETS = ("params=0.3", "params=0.1")
+RATES = (0.2, 0.4)
+AIMS = {"params=0.3": (1.0, 0.3), "params=0.1": (4.0, 2.0)}  # anchor and aim: points lost
+VTP_AIM = (1.1, 0.3)
+SHARING = ("residual", "blocks", "independent")
+KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
+SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1)
+VALIDATION = 2000  # images
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A trained model, and what is known of it beside its accuracy."""
+
+    model: nn.Module
+    about: Row
+
+
+class Bench:
+    """Trains what is not stored yet."""
+
+    def __init__(self, subject: Subject, cells: Cells, given: argparse.Namespace) -> None:
+        self.subject, self.cells, self.given = subject, cells, given
+        self.progress = make_progress()
+        self._held: dict[tuple[str, int], Any] = {}
+        dense = {**subject.settings, "way": "dense"}
+        if dense not in cells and not given.page_only:
+            cells.put(dense, {"top1": subject.top1(subject.origin.model)})
+        self.dense = float((cells.get(dense) or {"top1": math.nan})["top1"])
+
+    def run(self, way: str, asked: str, seed: int) -> None:
+        """One cell; asked: a target, or rate=R."""
+        given = self.given
+        settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
+        settings |= {"way": way, "target": asked, "seed": seed, "amp": given.amp}
+        if settings in self.cells or not wanted(given.only, settings):
+            return
+        torch.manual_seed(seed)
+        began = time.monotonic()
+        found = self._ways[way](asked, seed)
+        values = {**found.about, "seconds": time.monotonic() - began, "top1": self.subject.top1(found.model)}
+        values["params_share"] = sum(p.numel() for p in found.model.parameters()) / self.subject.graph.cost()[1]
+        self.cells.put(settings, values)
+        self.progress.line(f"{way} {asked} {seed}: {100 * values['top1']:.2f} % at {values['macs']:.3f} of the MACs")
+
+    @cached_property
+    def _ways(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = {f"masks {s}": partial(self._masks, sharing=s, scored=False) for s in SHARING}
+        found["masks from scores"] = partial(self._masks, sharing="residual", scored=True)
+        found |= {"vtp": partial(self._vtp, closings=1), "vtp in 3 steps": partial(self._vtp, closings=3)}
+        found |= {"one-shot and refit": self._one_shot, "random": self._random, "small from scratch": self._scratch}
+        return found
+
+    def _settings(self, seed: int, epochs: int, lr: float) -> TrainSettings:
+        return replace(SETTINGS, seed=seed, epochs=epochs, lr=lr, amp=self.given.amp, batch_size=self.given.batch)
+
+    def _data(self, seed: int) -> Data:
+        key = ("data", seed)
+        if key not in self._held:
+            one = self._settings(seed, 1, 1e-3)
+            common = {"seed": seed, "batch_size": one.batch_size}
+            place, preprocessing = self.subject.data, self.subject.origin.preprocessing
+            augment = AugmentSettings.from_json(one.to_json())
+            train = open_data(place, preprocessing, augment=augment, limit=self.given.train_images, **common)
+            some = open_data(place, preprocessing, limit=VALIDATION, **common)
+            self._held[key] = replace(train, val=some.val)
+        return self._held[key]
+
+    def _fit(self, model: nn.Module, seed: int, lr: float) -> nn.Module:
+        data = self._data(seed)
+        epochs = sum(self.given.epochs)
+        fit(model, data.train, data.val, self._settings(seed, epochs, lr), teacher=self.subject.origin.model)
+        return model
+
+    def _learned(self, model: nn.Module, seed: int, settings: MaskSettings, **more: Any) -> Outcome:
+        data, image = self._data(seed), example(self.subject.origin.preprocessing)
+        result: MaskResult = train_masks(
+            model, self.subject.graph, data.train, data.val, settings, example=(image,),
+            teacher=self.subject.origin.model, **more,
+        )  # fmt: skip
+        return Outcome(result.model, _about(result.plan) | {"behind": sum(result.behind.values())})
+
+    def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool) -> Outcome:
+        search, tune = (self._settings(seed, n, lr) for n, lr in zip(self.given.epochs, self.given.rates, strict=True))
+        target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
+        settings = MaskSettings(Pressure(target=target), search, None, tune, sharing=sharing)  # type: ignore[arg-type]
+        if scored:
+            settings = replace(settings, search=replace(search, lr=tune.lr))
+            model, start = self._begun(target, seed)
+        return self._learned(model, seed, settings, start=start)
+
+    def _begun(self, target: Target, seed: int) -> Any:
+        image = (example(self.subject.origin.preprocessing),)
+        return begin(
+            copy.deepcopy(self.subject.origin.model), self.subject.graph, target, self.subject.calibration(seed), image,
+            kinds=None, seed=seed, timing=Timing(), rules={"round_to": 1}, progress=self.progress,
+        )  # fmt: skip
+
+    def _vtp(self, asked: str, seed: int, *, closings: int) -> Outcome:
+        search, tune = (self._settings(seed, n, self.given.rates[1]) for n in self.given.epochs)
+        rate = float(asked.removeprefix("rate="))
+        settings = replace(vtp(search, rate=rate, closings=closings, mask_lr=1e-2), finetune=tune)
+        return self._learned(copy.deepcopy(self.subject.origin.model), seed, settings)
+
+    def _one_shot(self, asked: str, seed: int) -> Outcome:
+        _, start = self._begun(self._target(asked, seed), seed)
+        before = self.subject.top1(start.model)
+        model = self._fit(start.model, seed, self.given.rates[1])
+        return Outcome(model, _about(start.plan) | {"before": before})
+
+    def _random(self, asked: str, seed: int) -> Outcome:
+        subject = self.subject
+        scores = vitprune.score(subject.graph, subject.origin, "random", seed, kinds=KINDS)
+        target = self._target(asked, seed)
+        plan = vitprune.allocate(subject.graph, scores, target, scope="local", kinds=KINDS, round_to=1)
+        small = vitprune.shrink(subject.origin, subject.graph, plan)
+        return Outcome(self._fit(small, seed, self.given.rates[1]), _about(plan))
+
+    def _target(self, asked: str, seed: int) -> Target:
+        """The target itself; for a rate the MACs that VTP came to with it."""
+        if not asked.startswith("rate="):
+            return Target.parse(asked)
+        row = next((r for r in self.cells if self._same(r, "vtp", asked, seed)), None)
+        if row is None:
+            raise SystemExit(f"vtp at {asked} with seed {seed} must be measured first")
+        return Target("macs", float(f"{row['macs']:.4f}"))
+
+    def _same(self, row: Row, way: str, asked: str, seed: int) -> bool:
+        mine = {"way": way, "target": asked, "seed": seed, "epochs": self.given.epochs}
+        mine["train_images"] = self.given.train_images
+        return self.subject.owns(row) and all(row.get(k) == v for k, v in mine.items())
+
+    def _scratch(self, asked: str, seed: int) -> Outcome:
+        """A ViT of the same depth, patches and ratio of widths, as wide as the MACs of the one-shot model permit."""
+        dense = self.subject.origin.model
+        assert isinstance(dense, VisionTransformer), "small models are made of timm's vision transformers only"
+        row = next((r for r in self.cells if self._same(r, "one-shot and refit", asked, seed)), None)
+        if row is None:
+            raise SystemExit(f"one-shot and refit at {asked} with seed {seed} must be measured first")
+        goal, best = row["macs"] * self.subject.graph.cost()[0], (math.inf, 0, 0, nn.Module())
+        for width in range(8, dense.embed_dim + 1, 4):
+            small = _vit(dense, width)
+            macs, _ = vitprune.trace(small, example(self.subject.origin.preprocessing)).cost()
+            best = min(best, (abs(math.log(macs / goal)), width, macs, small), key=lambda b: b[0])
+        _, width, macs, small = best
+        about = {"macs": macs / self.subject.graph.cost()[0], "width": width}
+        return Outcome(self._fit(small, seed, 2 * self.given.rates[1]), about)
+
+
+def _vit(dense: VisionTransformer, width: int) -> VisionTransformer:
+    size, patch = dense.patch_embed.img_size, dense.patch_embed.patch_size
+    heads = dense.blocks[0].attn.num_heads
+    while width % heads:
+        heads //= 2
+    return VisionTransformer(
+        img_size=size, patch_size=patch, in_chans=dense.patch_embed.proj.in_channels, num_classes=dense.num_classes,
+        embed_dim=width, depth=len(dense.blocks), num_heads=heads,
+    )  # fmt: skip
+
+
+def _about(plan: Plan) -> Row:
+    about = {name: plan.obtained[name]["ratio"] for name in ("macs", "params")}
+    return about | {"sizes": {name: g.kept_size for name, g in plan.groups.items() if g.kind != "block"}}
+
+
+def jobs(given: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """(way, target, seed) in the order of measuring."""
+    targets = ["masks from scores", "one-shot and refit", *(f"masks {s}" for s in SHARING), "random"]
+    targets += [] if given.no_scratch else ["small from scratch"]
+    rates = ["vtp", "vtp in 3 steps", "one-shot and refit", "random"]
+    found = []
+    for seed in given.seeds:
+        found += [(way, target, seed) for target in TARGETS for way in targets]
+        found += [(way, f"rate={rate}", seed) for rate in RATES for way in rates]
+    return found
+
+
+def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
+    """The table of all ways, and what sharing leaves behind."""
+    listing, left, verdict = [], [], []
+    for target in (*TARGETS, *(f"rate={rate}" for rate in RATES)):
+        here = [r for r in rows if r["target"] == target]
+        for way in dict.fromkeys(r["way"] for r in here):
+            mine = [r for r in here if r["way"] == way]
+            lost = [100 * (dense - r["top1"]) for r in mine]
+            listing.append(
+                [target, way, _spread([100 * r["top1"] for r in mine], 2), _spread(lost, 2),
+                 _spread([100 * r["macs"] for r in mine], 1), _spread([100 * r["params_share"] for r in mine], 1),
+                 len(mine)]
+            )  # fmt: skip
+            if way.startswith(("masks", "vtp")):
+                verdict.append([target, way, *_held(target, mean(lost))])
+            if way.startswith("masks"):
+                masked = [100 * (r["params_share"] - r["behind"] / total) for r in mine]
+                left.append(
+                    [target, way, _spread(masked, 1), _spread([100 * r["params_share"] for r in mine], 1),
+                     _spread([100 * r["top1"] for r in mine], 2)]
+                )  # fmt: skip
+    return [
+        f"Dense: {100 * dense:.2f} %. Means over seeds, with the standard deviation where there are several. "
+        "Points lost, against the anchor and the aim:",
+        table(["target", "way", "lost", "anchor", "aim", "holds"], [[*v[:2], *v[2:]] for v in verdict]),
+        "All ways. Shares are of the dense model, in percent; `rate`: VTP's share of gates to close, and the others at "
+        "the MACs that it came to:",
+        table(["target", "way", "top-1, %", "points lost", "MACs", "parameters", "seeds"], listing),
+        "What masks count, and what is left after physical removal (parameters in percent of the dense model's):",
+        table(["target", "way", "not masked", "not removed", "top-1, %"], left),
+    ]
+
+
+def _held(target: str, lost: float) -> list[str]:
+    anchor, aim = AIMS.get(target, VTP_AIM)
+    holds = "aim" if lost <= aim else "anchor" if lost <= anchor else "no"
+    return [f"{lost:.2f}", f"{anchor:g}", f"{aim:g}", holds]
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    middle = f"{mean(values):.{digits}f}"
+    return middle if len(values) < 2 else f"{middle} ± {stdev(values):.{digits}f}"
+
+
+def numbers(value: str) -> list[int]:
+    """Integers of a list given as one argument."""
+    return [int(part) for part in texts(value)]
+
+
+def main() -> None:
+    """Trains what is missing and writes the dated page."""
+    options = parser(__doc__)
+    add_options(options)
+    options.add_argument("--seeds", type=numbers, default=[0, 1, 2])
+    options.add_argument("--epochs", type=numbers, default=[5, 7], help="of the search, and after it")
+    options.add_argument("--rates", type=lambda v: [float(r) for r in v.split(",")], default=[3e-4, 1e-3])
+    options.add_argument("--train-images", type=int, default=10_000)
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--amp", default="no")
+    options.add_argument("--no-scratch", action="store_true", help="no small models from scratch")
+    options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
+    options.add_argument("--page-only", action="store_true", help="train nothing")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    subject = Subject.of(given)
+    cells = Cells(given.out / f"trained-{subject.label}.jsonl")
+    bench = Bench(subject, cells, given)
+    if not given.page_only:
+        for way, target, seed in jobs(given):
+            bench.run(way, target, seed)
+    kept = {"train_images": given.train_images, "epochs": given.epochs, "amp": given.amp}
+    rows = [
+        r for r in cells
+        if subject.owns(r) and r["way"] != "dense" and all(r[k] == v for k, v in kept.items())
+    ]  # fmt: skip
+    about = setting(given.threads, given.seed) | subject.describe(bench.dense)
+    fixed = {k: v for k, v in SETTINGS.to_json().items() if k not in ("epochs", "lr", "seed", "amp", "batch_size")}
+    about["training"] = (
+        f"{given.train_images:,} images, {given.epochs[0]} + {given.epochs[1]} epochs, batches of {given.batch}, "
+        f"amp {given.amp}, the dense model as teacher, {fixed}"
+    )
+    about["learning rates"] = (
+        f"{given.rates[0]:g} under masks (1e-2 of the masks), {given.rates[1]:g} after them, for VTP and for what "
+        f"scores have cut; {2 * given.rates[1]:g} from scratch"
+    )
+    about["command"] = about["command"].replace(" --page-only", "")
+    title = f"{subject.label}: pruned in training, and beside it"
+    total = subject.graph.cost()[1]
+    write(given.out, f"trained-{subject.label}", title, page(rows, bench.dense, total), cells.path.name, about)
+
+
+if __name__ == "__main__":
+    main()

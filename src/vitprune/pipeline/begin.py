@@ -1,0 +1,62 @@
+"""What masks begin with: the model that scores, rotation and refit make of the dense one, at the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from vitprune.allocate import Target, allocate
+from vitprune.latency import Timing, allocate_latency
+from vitprune.masks import Start
+from vitprune.masks.gates import KINDS
+from vitprune.pipeline.choose import chosen_method, chosen_scope
+from vitprune.progress import Progress
+from vitprune.refit import refit
+from vitprune.rotate import KINDS as ROTATED_KINDS
+from vitprune.rotate import ordered, rotate
+from vitprune.score import score
+from vitprune.shrink import shrink
+from vitprune.trace.graph import Graph
+
+STARTS = ("auto", "score", "dense")
+SCORED = tuple(kind for kind in KINDS if kind != "heads")  # whole heads are left to the masks
+
+
+def begin(
+    model: nn.Module,
+    graph: Graph,
+    target: Target,
+    batches: Iterable[Any],
+    example: tuple[Any, ...],
+    *,
+    kinds: tuple[str, ...] | None,
+    seed: int,
+    timing: Timing,
+    rules: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[nn.Module, Start]:
+    """The dense model, in another basis where that is possible, and what was cut from it and refitted.
+
+    rules: further arguments of `allocate`. Raises as `rotate`, `score`, `allocate` and `refit`.
+    """
+    held = {g.kind for g in graph.groups}
+    chosen = tuple(k for k in kinds or SCORED if k in SCORED and k in held)
+    turned = tuple(k for k in chosen if k in ROTATED_KINDS)
+    progress.line("masks: a first model by scores")
+    rotated = rotate(model, graph, batches, turned) if turned else None
+    source = model if rotated is None else rotated.model
+    method = chosen_method("auto", images=True)
+    scores = score(graph, source, method, seed, batches, chosen)
+    scores = scores if rotated is None else ordered(scores, rotated)
+    given = {**rules, "kinds": chosen, "scope": chosen_scope("auto", method)}
+    if target.metric == "latency":
+        plan = allocate_latency(source, graph, scores, target, example, timing=timing, progress=progress, **given)
+    else:
+        plan = allocate(graph, scores, target, **given)
+    plan = replace(plan, settings={**plan.settings, "rotated": [] if rotated is None else sorted(rotated.energy)})
+    small = shrink(source, graph, plan, example=example)
+    refit(source, small, graph, plan, batches, progress=progress)
+    return source, Start(plan, small, scores)
