@@ -56,9 +56,9 @@ def prune(
         list[str] | None,
         typer.Option(metavar="KIND=SHARE,...", help="Fixed share that stays of a kind; may be repeated."),
     ] = None,
-    latency_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass that latency= is of.")] = 1,
+    latency_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass that a latency is of.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads that latency= is measured with.", show_default="as set")
+        int | None, typer.Option(min=1, help="CPU threads that a latency is measured with.", show_default="as set")
     ] = None,
     ratios_file: Annotated[
         Path | None,
@@ -86,7 +86,11 @@ def prune(
     search_lr: Annotated[float, typer.Option(help="masks, vtp: learning rate of the weights under masks.")] = 1e-4,
     mask_weight: Annotated[
         float | None,
-        typer.Option(help="masks: weight of the MACs (1: dense) in the loss, instead of a target.", show_default=False),
+        typer.Option(help="masks: weight of the cost (1: dense) in the loss, instead of a target.", show_default=False),
+    ] = None,
+    mask_cost: Annotated[
+        str | None,
+        typer.Option(help="The cost that --mask-weight is of: macs, params or latency.", show_default="macs"),
     ] = None,
     sharing: Annotated[
         str, typer.Option(help="Masks of the residual width: residual, independent, blocks, inputs.")
@@ -177,7 +181,16 @@ def prune(
     search = o.train_settings(mask_epochs, set_ or (), lr=search_lr, **shared)
     before = o.train_settings(mask_warmup, set_ or (), lr=lr, **shared)
     learned = Learned(
-        search, before, mask_lr, mask_weight, rate, l1, o.checked_sharing(sharing), o.names(freeze or ""), relaxation
+        search,
+        before,
+        mask_lr,
+        mask_weight,
+        mask_cost,
+        rate,
+        l1,
+        o.checked_sharing(sharing),
+        o.names(freeze or ""),
+        relaxation,
     )
     settings = PruneSettings(
         None if asked is None else Target.parse(asked),

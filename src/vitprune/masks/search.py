@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from vitprune.latency import Timed
 from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
@@ -20,10 +21,10 @@ LOOK_EVERY = 20  # steps between looks at what is left, each of which waits for 
 class Search:
     """Trains gates under a pressure; pass it to `vitprune.recover.fit` as its hook."""
 
-    def __init__(self, gates: Gates, pressure: Pressure, steps: int) -> None:
-        """steps: of the whole search, over which a target's budget falls."""
+    def __init__(self, gates: Gates, pressure: Pressure, steps: int, timed: Timed | None = None) -> None:
+        """steps: of the whole search, over which a target's budget falls. timed: where latency is the cost."""
         self.gates, self.pressure, self.steps = gates, pressure, steps
-        self.cost = SoftCost(gates, pressure.measured)
+        self.cost = SoftCost(gates, pressure.measured, timed)
         self.goal = 0.0 if pressure.target is None else pressure.target.budget(self.cost.dense) / self.cost.dense
         device = gates.alpha.device
         first = FIRST if pressure.weight is None else pressure.weight
@@ -104,10 +105,11 @@ class Search:
     def state_dict(self) -> dict[str, Tensor]:
         """The gates' state and the weight of now."""
         followed = torch.tensor(self.followed, dtype=torch.float64)
-        return {**self.gates.state_dict(), "strength": self.strength, "followed": followed}
+        goal = torch.tensor(self.goal, dtype=torch.float64)  # of a latency in ms it is measured anew in every process
+        return {**self.gates.state_dict(), "strength": self.strength, "followed": followed, "goal": goal}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores it."""
         self.gates.load_state_dict(state)
         self.strength = state["strength"].to(self.strength.device).clone()
-        self.followed = float(state["followed"])
+        self.followed, self.goal = float(state["followed"]), float(state["goal"])

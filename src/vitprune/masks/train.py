@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from vitprune.allocate import allocate
+from vitprune.allocate import Scope, allocate
 from vitprune.data.batches import Batches
+from vitprune.latency import Clock, Timed, Timing
 from vitprune.masks.check import on_model
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
@@ -46,6 +47,8 @@ def train_masks(
     device: str = "cpu",
     teacher: nn.Module | None = None,
     checkpoint_dir: Path | None = None,
+    timing: Timing | None = None,
+    clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> MaskResult:
     """The smaller model that masks and weights, trained together, end with. `model` is changed: it was trained too.
@@ -55,13 +58,17 @@ def train_masks(
     bit for bit.
 
     With a target, the masks at the end are within a few units of it; the units that are missing or too many are then
-    chosen by importance, so that the plan is at most the target and within 1 % of it or one rounding step.
+    chosen by importance, so that the plan is at most the target and within 1 % of it or one rounding step. For latency
+    a table of the model's times is measured before the search, and its plan after it, until a target is met: see
+    `allocate_latency`, also for `timing` and `clock`.
 
     Raises MaskError when the masks collapse, or for settings that make no sense; TargetError when the target cannot be
     reached; TrainError as `fit`; OracleError when the shrunk model differs from the masked one.
     """
     if RELAXATIONS[settings.relaxation].draws and world() > 1:
         raise MaskError(f"{settings.relaxation} masks draw in every process for itself; train them in one process")
+    if settings.pressure.measured == "latency" and world() > 1:
+        raise MaskError("latency is measured in one process; train masks for it in one, or let MACs be their cost")
     said, histories = progress or Silent(), dict[str, History]()
 
     def phase(name: str, module: nn.Module, how: TrainSettings, hook: Search | None = None) -> None:
@@ -97,11 +104,14 @@ def train_masks(
     try:
         for name, why in gates.left.items():
             said.line(f"not masked: {name}: {why}")
-        if settings.pressure.target is not None:
+        timed = None
+        if settings.pressure.measured == "latency":
+            timed = _timed(gates, settings, example, timing, clock, said)
+        elif settings.pressure.target is not None:
             projected(gates, settings)  # fails at once for one that is out of reach
         how = settings.searching()
-        phase("search", model, how, Search(gates, settings.pressure, how.epochs * len(train)))
-        plan = projected(gates, settings)
+        phase("search", model, how, Search(gates, settings.pressure, how.epochs * len(train), timed))
+        plan = projected(gates, settings, timed)
         small = gates.shrink(tuple(a.to(gates.alpha.device) for a in example), plan)
         behind = gates.behind(plan)
     finally:
@@ -113,8 +123,37 @@ def train_masks(
     return MaskResult(small.eval(), plan, histories, behind)
 
 
-def projected(gates: Gates, settings: MaskSettings) -> Plan:
-    """The plan of now; with a target, the plan by the masks' importance that is at most the target."""
+def _timed(
+    gates: Gates,
+    settings: MaskSettings,
+    example: tuple[Any, ...],
+    timing: Timing | None,
+    clock: Clock | None,
+    progress: Progress,
+) -> Timed:
+    """The latency table of the masked groups. Raises TargetError for a target that is out of reach."""
+    with gates.closed() as model:
+        timed = Timed(
+            model,
+            gates.graph,
+            tuple(a.to(gates.alpha.device) if isinstance(a, Tensor) else a for a in example),
+            {g for v in gates.vectors for g in v.groups},
+            round_to=settings.round_to,
+            minimum=dict(settings.minimum),
+            timing=timing,
+            clock=clock,
+            progress=progress,
+        )
+        if settings.pressure.target is not None:
+            timed.check_reach(model, settings.pressure.target)
+    return timed
+
+
+def projected(gates: Gates, settings: MaskSettings, timed: Timed | None = None) -> Plan:
+    """The plan of now; with a target, the plan by the masks' importance that meets it.
+
+    timed: where latency counts, which is then measured.
+    """
     if settings.pressure.rate is not None:
         theta = gates.relaxation.importance(gates.alpha.detach())
         gates.threshold = float(theta.sort().values[int(settings.pressure.rate * len(theta))]) * (1 - 1e-6)
@@ -126,17 +165,27 @@ def projected(gates: Gates, settings: MaskSettings) -> Plan:
         how = {"rate": settings.pressure.rate, "l1": settings.pressure.l1, "weight": settings.pressure.weight}
         given = {name: value for name, value in how.items() if value}
         asked = {name: value for name, value in given.items() if name != "l1"}
-        return replace(plan, asked=asked, settings=about | given)
-    fitted = allocate(
-        gates.graph,
-        gates.scores(),
-        target,
-        scope="local" if settings.relaxation == "top-k" else "global",
-        kinds={gates.graph[g].kind for g in masked},
-        round_to=settings.round_to,
-        minimum=dict(settings.minimum),
-        protect=[g.name for g in gates.graph.groups if g.name not in masked],
-    )
+        cost = {} if settings.pressure.weight is None else {"cost": settings.pressure.metric}
+        plan = replace(plan, asked=asked, settings=about | given | cost)
+        if timed is None:
+            return plan
+        with gates.closed() as model:
+            return timed.measured(model, plan)
+    scope: Scope = "local" if settings.relaxation == "top-k" else "global"
+    if timed is not None:
+        with gates.closed() as model:
+            fitted = timed.plan(model, gates.scores(), target, scope)
+    else:
+        fitted = allocate(
+            gates.graph,
+            gates.scores(),
+            target,
+            scope=scope,
+            kinds={gates.graph[g].kind for g in masked},
+            round_to=settings.round_to,
+            minimum=dict(settings.minimum),
+            protect=[g.name for g in gates.graph.groups if g.name not in masked],
+        )
     left = {**fitted.settings["not_pruned"], **gates.left}
     return replace(fitted, method="masks", settings={**about, **fitted.settings, "not_pruned": left})
 

@@ -59,7 +59,7 @@ class PruneSettings:
     rotate: bool = True  # change the basis of heads before dims are dropped, where the model permits it
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
     calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
-    latency_batch: int = 1  # images per forward pass that a latency target is of
+    latency_batch: int = 1  # images per forward pass that a latency is of
     threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
     layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
     steps: int = 1  # scored, shrunk and refitted anew in each
@@ -71,7 +71,6 @@ class PruneSettings:
             ("fixed ratios", self.ratios or self.layer_ratios),
             ("several steps", self.steps > 1),
             ("a scope", self.scope != "auto"),
-            ("a latency target", self.target is not None and self.target.metric == "latency"),
         ):
             if given:
                 raise MaskError(f"method {self.method} does not take {name}: its masks choose by training")
@@ -257,6 +256,7 @@ class _Run:
                 device=self.device,
                 distill=self.distill,
                 folder=self.work.path / "masks",
+                timing=Timing(chosen.latency_batch, chosen.threads),
                 progress=self.progress,
             )
             return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
