@@ -114,6 +114,7 @@ def run_prune(
     resume: bool = True,
     distill: bool = True,
     new_head: bool = False,
+    dense: Row | None = None,
     upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -121,7 +122,7 @@ def run_prune(
 
     distill: fine-tune with the dense model as teacher.
     force, resume: replace an output folder; go on with the work folder that a stopped run of the same settings left.
-    upkeep: checkpoints within epochs of fine-tuning, and trackers.
+    upkeep: checkpoints within epochs of fine-tuning, and trackers. dense: what was measured of the dense model before.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
@@ -167,6 +168,8 @@ def run_prune(
         work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
     taught = distill and not new_head
     run = _Run(opened, images, settings, seed, place, work, said, team, taught)
+    if dense is not None and team.main:
+        work.finish("dense", dense.to_json())
     with team.main_first():  # the others then find everything done, as after a kill
         run.dense()
         model = run.prune()

@@ -44,10 +44,10 @@ class WorkFolder:
             shutil.rmtree(path)
         if (path / RUN).is_file():
             found = _read(path / RUN)
-            differing = _differing(found, wanted)
-            if differing:
+            names = differing(found, wanted)
+            if names:
                 raise StoreError(
-                    f"work folder {path} belongs to a run with other settings ({', '.join(differing)}); "
+                    f"work folder {path} belongs to a run with other settings ({', '.join(names)}); "
                     "give --no-resume to start over, or choose another --out"
                 )
             return WorkFolder(path)
@@ -72,13 +72,13 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Names of settings that differ, those within a group as "group.name"."""
     names: list[str] = []
     for key in sorted({*found, *wanted}):
         a, b = found.get(key), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            names += [f"{key}.{name}" for name in _differing(a, b)]
+            names += [f"{key}.{name}" for name in differing(a, b)]
         elif a != b:
             names.append(key)
     return names
