@@ -27,6 +27,7 @@ from vitprune.latency.solver import Solver
 from vitprune.latency.table import Table
 from vitprune.masks import MaskError, MaskResult, MaskSettings, Pressure, Search, on_model, train_masks
 from vitprune.masks.cost import SoftCost
+from vitprune.masks.train import projected
 from vitprune.plan import Plan
 from vitprune.shrink import shrink
 
@@ -246,6 +247,36 @@ def test_a_weight_of_the_latency_is_measured_at_the_end(tiny: SimpleNamespace) -
     dense_ms, small_ms = CountingClock().whole([made().model, result.model], 1)[0]
     assert small_ms < 0.95 * dense_ms
     assert result.plan.obtained["latency"]["ratio"] == pytest.approx(small_ms / dense_ms, abs=1e-4)
+
+
+def test_the_solver_keeps_what_the_masks_keep(tiny: SimpleNamespace) -> None:
+    """Where the masks' own plan fits into the time, no unit that it keeps goes, however dear it is."""
+
+    class Summed(CountingClock):
+        def whole(self, models: Any, turns: int) -> Any:
+            regions = [b.modules for b in timed.table.structure.branches]
+            return self.parts(models, regions, turns).sum(axis=2)
+
+    gates = on_model(tiny.model, tiny.graph, ("mlp", "heads", "qk", "v"), round_to=4)
+    pressure = Pressure(target=Target("latency", 0.5))
+    settings = MaskSettings(pressure, kinds=("mlp", "heads", "qk", "v"), round_to=4)
+    draw = torch.Generator().manual_seed(1)
+    gates.alpha.data.copy_(torch.rand(gates.alpha.shape, generator=draw) * 0.8 + 0.1)
+    gates.refresh()
+    own = gates.plan()
+    with gates.closed() as model:
+        groups = {v.name for v in gates.vectors}
+        timed = Timed(model, tiny.graph, (tiny.x,), groups, round_to=4, clock=CountingClock())
+        timed._given = Summed()
+    names = list(own.groups)
+    takes = timed.prediction(names).at([own.sizes()[n] for n in names])
+    fits = replace(settings, pressure=Pressure(target=Target("latency", round(takes + 0.01, 4))))
+    fitted = projected(gates, fits, timed)
+    assert fitted.obtained["latency"]["ratio"] == pytest.approx(takes + 0.01, rel=0.03)
+    assert own.pruned() and fitted.pruned()
+    for name, group in own.groups.items():
+        for mine, theirs in zip(group.kept, fitted.groups[name].kept, strict=True):
+            assert set(mine) <= set(theirs), name
 
 
 def test_out_of_reach_is_said_before_the_search(tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,12 @@ from vitprune.progress import Progress, Silent
 from vitprune.recover import History, TrainSettings, fit
 from vitprune.trace.graph import Graph
 
+# What a closed unit is worth, of its importance, when the latency solver chooses. It trades units by the time that they
+# take, which the search has weighed already: without this factor it opened whole heads, which had been closed for long,
+# for hidden units that were in use. Shipped ViT, 5 epochs on 1,000 images, latency=0.6x: 87.5 % top-1 at the end of the
+# search, 50.5 % after the solver without and 87.7 % with the factor.
+CLOSED = 0.05
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskResult:
@@ -174,7 +180,7 @@ def projected(gates: Gates, settings: MaskSettings, timed: Timed | None = None) 
     scope: Scope = "local" if settings.relaxation == "top-k" else "global"
     if timed is not None:
         with gates.closed() as model:
-            fitted = timed.plan(model, gates.scores(), target, scope)
+            fitted = timed.plan(model, gates.scores(CLOSED), target, scope)
     else:
         fitted = allocate(
             gates.graph,
