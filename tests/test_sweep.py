@@ -71,9 +71,29 @@ def test_each_cost_has_its_front_and_the_dense_model_competes(tmp_path: Path) ->
     assert {len(line) for line in lines} == {7}
     assert [line[0] for line in lines[2:]] == ["| dense", "| a", "| b", "| c", "| e"]
     assert [line[-1].strip(" |") for line in lines[3:6]] == ["all", "MACs", "parameters, latency"]
-    for name, drawn in (("all", front), ("none", Front("nothing", points[3:4]))):
+    many = tuple(made(f"m{i}", 0.05 * i + 0.1, 0.5, 1.0, 0.05 * i + 0.3) for i in range(13))  # some of them dead
+    for name, drawn in (("all", front), ("none", Front("nothing", points[3:4])), ("many", Front("many", many))):
         draw_front(drawn, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_times_of_one_batch_are_compared(tmp_path: Path) -> None:
+    """Points with a latency of their own and points without: then all by what every run measures."""
+    from vitprune.pipeline.sweep_run import _Folder
+
+    dense = Row("dense", 10, 100, 0.9, None, 8, 2.0, 30.0)
+    points = points_of(["macs=0.5", "latency=0.5x"])
+    folder = _Folder(tmp_path)
+    for point, batch, ms in zip(points, (None, 32), (1.5, 1.0), strict=True):
+        place = folder.place(point)
+        place.mkdir(parents=True)
+        rows = [dense.to_json(), Row("pruned", 5, 50, 0.8, None, 8, ms, 10 * ms).to_json()]
+        (place / "metrics.json").write_text(json.dumps({"rows": rows}))
+        got = {} if batch is None else {"latency": {"value": 14.0, "dense": 29.0, "ratio": 0.48, "batch": batch}}
+        (place / "plan.json").write_text(vitprune.Plan({}, obtained=got).to_json())
+    assert [p.time for p in folder.points(points[1:])] == [Time(14.0, 29.0, 0.48, 32)]
+    assert [p.time for p in folder.points(points[:1])] == [Time(1.5, 2.0, 0.75, 1)]
+    assert [p.time for p in folder.points(points)] == [Time(15.0, 30.0, 0.5, 32), Time(10.0, 30.0, 1 / 3, 32)]
 
 
 # points

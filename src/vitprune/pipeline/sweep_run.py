@@ -294,7 +294,8 @@ class _Folder:
                 found.append(FrontPoint(point.name, point.asked, error=self._read(self._failure(point))["error"]))
         timed = [p for p in found if p.done]
         if len({None if p.time is None else p.time.batch for p in timed}) > 1:  # times of one kind only are compared
-            found = [replace(p, time=self._time(p.rows)) if p.done else p for p in found]
+            batch = 32 if any(p.time is not None and p.time.batch == 32 for p in timed) else 1
+            found = [replace(p, time=self._time(p.rows, batch)) if p.done else p for p in found]
         return tuple(found)
 
     def _point(self, point: Point) -> FrontPoint:
@@ -307,9 +308,10 @@ class _Folder:
         return FrontPoint(point.name, point.asked, rows, time)
 
     @staticmethod
-    def _time(rows: Sequence[Row]) -> Time | None:
-        dense, last = rows[0].latency_ms, rows[-1].latency_ms
-        return None if dense is None or last is None else Time(last, dense, last / dense, 1)
+    def _time(rows: Sequence[Row], batch: int = 1) -> Time | None:
+        """What `with_latency` measured at batch 1 or 32."""
+        dense, last = ((r.latency_ms if batch == 1 else r.latency32_ms) for r in (rows[0], rows[-1]))
+        return None if dense is None or last is None else Time(last, dense, last / dense, batch)
 
     def write(self, front: Front) -> None:
         """The front's files."""
