@@ -13,10 +13,12 @@ ALL = ("mlp", "qk", "v", "heads", "residual")
 SETTINGS = TrainSettings(epochs=2, lr=1e-3, batch_size=8, warmup_epochs=0.0, amp="no", keep="last", flip=False)
 
 
-def pictures(count: int = 48, size: int = 32, shuffle: bool = True, batch_size: int = 8) -> TensorBatches:
+def pictures(
+    count: int = 48, size: int = 32, shuffle: bool = True, batch_size: int = 8, classes: int = 4
+) -> TensorBatches:
     """Noise with a bright quarter, which is the class."""
     generator = torch.Generator().manual_seed(count)
-    labels = torch.arange(count) % 4
+    labels = torch.arange(count) % classes
     images = torch.randint(0, 120, (count, 3, size, size), generator=generator)
     for image, label in zip(images, labels, strict=True):
         row, column = size // 2 * (int(label) // 2), size // 2 * (int(label) % 2)

@@ -384,7 +384,9 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
         (("--method", "masks", "--rate", "0.4"), "a rate is for the method vtp"),
         (("--method", "vtp", "--mask-weight", "1"), "no weight of the cost"),
         (("--method", "masks", "--sharing", "all"), "--sharing must be one of residual"),
-        (("--method", "masks", "--target", "latency=0.5x"), "masks does not take a latency target"),
+        (("--method", "masks", "--target", "macs=0.5", "--mask-cost", "params"), "a target names its own cost"),
+        (("--method", "vtp", "--rate", "0.4", "--mask-cost", "params"), "vtp has no cost in its loss"),
+        (("--method", "masks", "--mask-weight", "1", "--mask-cost", "flops"), "must be one of macs, params, latency"),
     ):
         failed = command(*common, *wrong, "--out", "three")
         assert failed.code == 9 and said in failed.err, failed.err

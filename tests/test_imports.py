@@ -16,7 +16,8 @@ LAYERS = (
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},
-    {"refit", "latency", "masks", "recipes"},
+    {"refit", "latency", "recipes"},
+    {"masks"},
     {"pipeline"},
     {"cli"},
 )

@@ -218,8 +218,8 @@ def test_settings_that_make_no_sense() -> None:
         MaskSettings(Pressure(weight=1.0), sharing="all")  # type: ignore[arg-type]
     with pytest.raises(MaskError, match="a weight of the cost, a target or a rate"):
         Pressure()
-    with pytest.raises(MaskError, match="target of masks must be of macs or params"):
-        Pressure(target=Target("latency", 0.5))
+    with pytest.raises(MaskError, match="cost of masks must be one of macs, params, latency, but got 'flops'"):
+        Pressure("flops", weight=1.0)
     with pytest.raises(MaskError, match="a rate needs a positive l1"):
         Pressure(rate=0.5)
     with pytest.raises(MaskError, match="l1 penalty and the relaxation scale .* go together"):

@@ -22,7 +22,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Plan", "Target", "VitpruneError", "allocate", "load", "load_model", "prune", "refit", "rotate"]
-__all__ += ["save", "score", "shrink", "trace"]
+__all__ += ["save", "score", "shrink", "sweep", "trace"]
 _API = "vitprune.pipeline.api"
 # each is a sub-package, and a function of the public interface
 _STAGES = ("allocate", "refit", "rotate", "score", "shrink", "trace")
@@ -34,6 +34,7 @@ _PLACES = {
     "load_model": _API,
     "prune": _API,
     "save": _API,
+    "sweep": _API,
 }
 
 

@@ -108,6 +108,14 @@ LogDir = Annotated[
 ]
 Amp = Annotated[str, typer.Option(help="auto, no, bf16 or fp16.")]
 
+# options of commands that train which TrainSettings has under the same name
+TRAINING = (
+    *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
+    *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
+    *("distill_weight", "distill_temperature", "accumulate", "grad_checkpointing", "randaugment"),
+    *("feature_weight", "feature_layers", "patience"),
+)
+
 
 def train_settings(epochs: int, more: Sequence[str] = (), **values: Any) -> Any:
     """The TrainSettings of a run, None for no epochs; `more` holds "name=value" texts for further fields.
@@ -143,6 +151,14 @@ def upkeep(every: int, trackers: Sequence[str] | None, log_dir: Path | None, out
 def names(text: str) -> tuple[str, ...]:
     """The names in "a,b, c"."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...]:
+    """The numbers in "0.5,1, 2". Raises TargetError, naming the option, for anything else."""
+    try:
+        return tuple(float(part) for part in names(text or ""))
+    except ValueError as error:
+        raise TargetError(f"{option} must be numbers joined by commas, but got {text!r}") from error
 
 
 def ratios(pairs: Sequence[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vitprune.cli import options as o
+from vitprune.cli.request import request
 from vitprune.cli.run import print_json
 from vitprune.processes import is_main
 
@@ -56,9 +57,9 @@ def prune(
         list[str] | None,
         typer.Option(metavar="KIND=SHARE,...", help="Fixed share that stays of a kind; may be repeated."),
     ] = None,
-    latency_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass that latency= is of.")] = 1,
+    latency_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass that a latency is of.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads that latency= is measured with.", show_default="as set")
+        int | None, typer.Option(min=1, help="CPU threads that a latency is measured with.", show_default="as set")
     ] = None,
     ratios_file: Annotated[
         Path | None,
@@ -90,7 +91,11 @@ def prune(
     search_lr: Annotated[float, typer.Option(help="masks, vtp: learning rate of the weights under masks.")] = 1e-4,
     mask_weight: Annotated[
         float | None,
-        typer.Option(help="masks: weight of the MACs (1: dense) in the loss, instead of a target.", show_default=False),
+        typer.Option(help="masks: weight of the cost (1: dense) in the loss, instead of a target.", show_default=False),
+    ] = None,
+    mask_cost: Annotated[
+        str | None,
+        typer.Option(help="The cost that --mask-weight is of: macs, params or latency.", show_default="macs"),
     ] = None,
     sharing: Annotated[
         str, typer.Option(help="Masks of the residual width: residual, independent, blocks, inputs.")
@@ -146,91 +151,20 @@ def prune(
     quiet: o.Quiet = False,
 ) -> None:
     """Prune MODEL to a target, fine-tune it on DATA, measure it before and after, and save it."""
-    from vitprune.allocate.ratios import read_layer_ratios
-    from vitprune.allocate.target import Target
-    from vitprune.pipeline.learned import Learned
-    from vitprune.pipeline.prune_run import PruneSettings, run_prune
-    from vitprune.pipeline.setup import DataSettings
-    from vitprune.progress import make_progress
+    run = request(**locals())
+    from vitprune.pipeline.prune_run import run_prune
 
-    minimum = {"heads": min_heads, "qk": min_qk, "v": min_v, "mlp": min_mlp, "residual": min_residual}
-    ratios = o.ratios(ratio or ())
-    by_layer = tuple(read_layer_ratios(ratios_file).items()) if ratios_file is not None else ()
-    itself = ratios or by_layer or mask_weight is not None or rate is not None
-    asked = target if target is not None else None if itself else "macs=0.5"
-    shared: dict[str, Any] = {
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "grad_checkpointing": grad_checkpointing,
-        "randaugment": randaugment,
-        "distill_weight": distill_weight,
-        "distill_temperature": distill_temperature,
-        "feature_weight": feature_weight,
-        "feature_layers": feature_layers,
-        "weight_decay": weight_decay,
-        "warmup_epochs": warmup,
-        "label_smoothing": label_smoothing,
-        "mixup": mixup,
-        "cutmix": cutmix,
-        "ema": ema,
-        "flip": flip,
-        "crop_padding": crop_padding,
-        "erasing": erasing,
-        "amp": amp,
-        "optimizer": optimizer,
-        "seed": seed,
-    }
-    search = o.train_settings(mask_epochs, set_ or (), lr=search_lr, patience=mask_patience, **shared)
-    before = o.train_settings(mask_warmup, set_ or (), lr=lr, **shared)
-    learned = Learned(
-        search,
-        before,
-        mask_lr,
-        mask_weight,
-        rate,
-        l1,
-        closings,
-        o.checked_sharing(sharing),
-        o.names(freeze or ""),
-        relaxation,
-    )
-    settings = PruneSettings(
-        None if asked is None else Target.parse(asked),
-        method,
-        o.checked_scope(scope),
-        None if kinds is None else o.names(kinds),
-        round_to,
-        {kind: value for kind, value in minimum.items() if value is not None},
-        tuple(protect or ()),
-        ratios,
-        reduction,
-        normalise,
-        rotate and calibration > 0,
-        refit and calibration > 0,
-        calibration,
-        latency_batch,
-        threads,
-        by_layer,
-        steps,
-        learned,
-    )
-    training = o.train_settings(epochs, set_ or (), lr=lr, patience=patience, **shared)
-    place = out or o.default_out(model, (asked or ("ratios" if ratios or by_layer else method)).replace("=", "-"))
+    place = out or o.default_out(model, run.title)
     result = run_prune(
         model,
-        DataSettings(data, limit, val_fraction, workers, repeat_channels),
-        settings,
-        training,
+        run.data,
+        run.settings,
+        run.training,
         place,
-        seed=seed,
-        device=device,
         force=force,
         resume=resume,
-        distill=distill,
-        new_head=new_head,
-        allow_module=allow_module,
         upkeep=o.upkeep(checkpoint_every, tracker, log_dir, place),
-        progress=make_progress(quiet),
+        **run.how,
     )
     _show(result, json)
 

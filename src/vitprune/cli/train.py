@@ -9,14 +9,6 @@ from vitprune.cli.run import print_json
 from vitprune.errors import TargetError
 from vitprune.processes import is_main
 
-# options of both commands that TrainSettings has under the same name
-SAME = (
-    *("lr", "batch_size", "weight_decay", "label_smoothing", "mixup", "cutmix"),
-    *("ema", "flip", "crop_padding", "erasing", "amp", "optimizer", "seed"),
-    *("distill_weight", "distill_temperature", "accumulate", "grad_checkpointing", "randaugment"),
-    *("feature_weight", "feature_layers", "patience"),
-)
-
 
 def train(
     model: o.Model,
@@ -119,7 +111,9 @@ def _run(*, model: str, data: str, from_scratch: bool, epochs: int, warmup: floa
     from vitprune.progress import make_progress
     from vitprune.report import print_rows
 
-    training = o.train_settings(epochs, rest["set_"] or (), warmup_epochs=warmup, **{name: rest[name] for name in SAME})
+    training = o.train_settings(
+        epochs, rest["set_"] or (), warmup_epochs=warmup, **{name: rest[name] for name in o.TRAINING}
+    )
     if training is None:
         raise TargetError("--epochs must be at least 1")
     reading = DataSettings(data, rest["limit"], rest["val_fraction"], rest["workers"], rest["repeat_channels"])

@@ -2,5 +2,7 @@
 
 from vitprune.latency.allocate import Timing, allocate_latency
 from vitprune.latency.cache import cache_folder
+from vitprune.latency.clock import Clock
+from vitprune.latency.timed import Timed
 
-__all__ = ["Timing", "allocate_latency", "cache_folder"]
+__all__ = ["Clock", "Timed", "Timing", "allocate_latency", "cache_folder"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from vitprune.allocate import DEFAULT_SCOPE, Scope, Target
@@ -15,7 +16,7 @@ from vitprune.allocate.allocate import Choices, choices, obtained, plan_at
 from vitprune.arrays import Ints, Scores
 from vitprune.errors import TargetError
 from vitprune.evaluate.latency import using_threads
-from vitprune.latency.branches import Structure, find_structure
+from vitprune.latency.branches import find_structure
 from vitprune.latency.cache import cache_folder, device_name, make_key, read_table, write_table
 from vitprune.latency.clock import Clock, WallClock, at_batch
 from vitprune.latency.search import Compared, search
@@ -67,13 +68,15 @@ def allocate_latency(
     layer_ratios: Mapping[str, float] | None = None,
     within: Plan | None = None,
     clock: Clock | None = None,
+    table: Table | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """The plan whose model takes the time asked for, within `timing.tolerance`, and keeps what is worth most.
 
     model, graph, example: the dense model, its trace, and the arguments that it was traced with (a tuple).
     target: "latency=0.5x", a share of the dense model's time, or "latency=12ms", of the whole batch.
-    The other settings are those of `vitprune.allocate`. clock: what measures, else a clock of the device.
+    The other settings are those of `vitprune.allocate`. clock: what measures, else a clock of the device. table: that
+    of the same model, settings and timing, where it is at hand.
 
     `obtained["latency"]` has value and dense (medians, ms of the batch), ratio (the median of both, turn by turn), p10
     and p90 of the pruned model, batch, threads, device. Where the tolerance cannot be met, `settings["notes"]` says
@@ -99,21 +102,20 @@ def allocate_latency(
         within=within,
     )
     args = at_batch(example, how.batch)
-    watch = clock or WallClock(args, how.threads)
-    structure = find_structure(graph, space.clusters)
+    watch = clock or make_clock(args, how)
 
     def build(sizes: Ints) -> nn.Module:
         return shrink(model, graph, plan_at(space, sizes, {}), check=False, example=tuple(example)).eval()
 
+    def smallest(compared: Compared) -> TargetError:
+        return out_of_reach(space, wanted, compared)
+
     with using_threads(how.threads) as threads:
-        table = _table(space, structure, args, threads, how, model, build, watch, said, cached=clock is None)
+        if table is None:
+            table = get_table(space, args, how, model, build, watch, said, cached=clock is None)
         solver = Solver(space, table)
-        dense_ms = float(np.median(watch.whole([model], 7))) if wanted.absolute else table.dense_ms
+        dense_ms = dense_time(watch, model) if wanted.absolute else table.dense_ms
         wanted.budget(dense_ms)
-
-        def smallest(compared: Compared) -> TargetError:
-            return _out_of_reach(space, wanted, compared)
-
         found = search(
             solver,
             wanted,
@@ -127,22 +129,9 @@ def allocate_latency(
             smallest=smallest,
             progress=said,
         )
-    median, p10, p90 = found.compared.pruned_ms
-    latency = {
-        "value": round(median, 4),
-        "dense": round(found.compared.dense_ms, 4),
-        "ratio": round(found.compared.ratio, 5),
-        "p10": round(p10, 4),
-        "p90": round(p90, 4),
-        "batch": how.batch,
-        "threads": threads,
-        "device": device_name(args[0].device),
-        "dtype": str(args[0].dtype).removeprefix("torch."),
-        "turns": len(found.compared.times),
-        "rounds": found.rounds,
-    }
+    latency = measured(found.compared, args, how, threads) | {"rounds": found.rounds}
     plan = plan_at(space, found.solution.sizes, {"latency_ms" if wanted.absolute else "latency": wanted.value})
-    notes = [*space.settings["notes"], *structure.notes, *([found.note] if found.note else [])]
+    notes = [*space.settings["notes"], *table.structure.notes, *([found.note] if found.note else [])]
     return replace(
         plan,
         obtained={**obtained(graph, plan.sizes()), "latency": latency},
@@ -150,22 +139,49 @@ def allocate_latency(
     )
 
 
-def _table(
+def make_clock(args: tuple[Any, ...], how: Timing) -> Clock:
+    """A clock of the device that the arguments lie on."""
+    return WallClock(args, how.threads)
+
+
+def dense_time(clock: Clock, model: nn.Module) -> float:
+    """ms of the model as it is now."""
+    return float(np.median(clock.whole([model], 7)))
+
+
+def measured(compared: Compared, args: tuple[Any, ...], how: Timing, threads: int) -> dict[str, Any]:
+    """What `Plan.obtained["latency"]` holds, see `allocate_latency`."""
+    median, p10, p90 = compared.pruned_ms
+    return {
+        "value": round(median, 4),
+        "dense": round(compared.dense_ms, 4),
+        "ratio": round(compared.ratio, 5),
+        "p10": round(p10, 4),
+        "p90": round(p90, 4),
+        "batch": how.batch,
+        "threads": threads,
+        "device": device_name(args[0].device),
+        "dtype": str(args[0].dtype).removeprefix("torch."),
+        "turns": len(compared.times),
+    }
+
+
+def get_table(
     space: Choices,
-    structure: Structure,
     args: tuple[Any, ...],
-    threads: int,
     how: Timing,
     model: nn.Module,
-    build: Any,
+    build: Callable[[Ints], nn.Module],
     clock: Clock,
     progress: Progress,
     *,
     cached: bool,
 ) -> Table:
+    """The table that lies on disk, or else one that is measured with the threads of now and, if `cached`, put there."""
+    structure = find_structure(space.graph, space.clusters)
     grid = make_grid(structure)
     fixed = {g.name: int(c.sizes[0]) for c in space.clusters if len(c.sizes) == 1 for g in c.groups}
-    key = make_key(space.graph.fingerprint, args, threads, structure, grid, fixed)
+    key = make_key(space.graph.fingerprint, args, torch.get_num_threads(), structure, grid, fixed)
     folder = how.cache or cache_folder()
     table = read_table(folder, key, structure, grid) if cached else None
     if table is None:
@@ -177,7 +193,8 @@ def _table(
     return table
 
 
-def _out_of_reach(space: Choices, target: Target, smallest: Compared) -> TargetError:
+def out_of_reach(space: Choices, target: Target, smallest: Compared) -> TargetError:
+    """The error for a target that not even the smallest model meets, as measured."""
     kinds = space.settings["kinds"]
     others = [k for k in KINDS if k not in kinds and any(g.kind == k for g in space.graph.groups)]
     remedy = f", or add kinds ({', '.join(others)})" if others else ""

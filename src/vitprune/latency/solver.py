@@ -37,7 +37,8 @@ class Solver:
         blocks = [float(kept[b.block][-1]) for b in structure.branches if b.block is not None]
         means = float(np.mean(blocks)) if blocks else 1.0
         numbers = range(len(structure.branches))
-        own, shared = zip(*(branch_worth(table, n, kept, means, sums=adds_up(space)) for n in numbers), strict=True)
+        worths = (branch_worth(table, n, space, kept, means, sums=adds_up(space)) for n in numbers)
+        own, shared = zip(*worths, strict=True)
         count = len(shared[0])
         self._shared_worth: Floats = np.sum(shared, axis=0)
         costs = [self._costs(table, n, count) for n in numbers]

@@ -58,11 +58,16 @@ class Table:
         full = tuple(len(a.sizes) for a in axes)
         if not wide:
             return np.broadcast_to(values, full).copy()
-        known = [_coordinate(axes[i])[points[i]] for i in wide]
+        known = [self.knots(branch, i) for i in wide]
         wanted = np.stack(np.meshgrid(*(_coordinate(axes[i]) for i in wide), indexing="ij"), axis=-1)
         squeezed = values.reshape([len(points[i]) for i in wide])
         found: Floats = RegularGridInterpolator(known, squeezed)(wanted).reshape(full)
         return found
+
+    def knots(self, branch: int, axis: int) -> Floats:
+        """Where along an axis of the branch (the shared one last) was measured, ascending; see `_coordinate`."""
+        along = self.structure.axes(self.structure.branches[branch])[axis]
+        return _coordinate(along)[self.grid.points[branch][axis]]
 
 
 def make_grid(structure: Structure) -> Grid:
@@ -174,5 +179,6 @@ def _looks(structure: Structure, branch: Branch, dense: nn.Module) -> object:
 
 
 def _coordinate(axis: Axis) -> Floats:
+    """(choices,) where the sizes stand along the axis: the mean of the clusters' shares of their dense sizes."""
     place: Floats = (axis.sizes / axis.sizes[-1]).mean(axis=1)
     return place

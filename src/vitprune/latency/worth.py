@@ -52,10 +52,11 @@ def adds_up(space: Choices) -> bool:
 
 
 def branch_worth(
-    table: Table, number: int, kept: Sequence[Floats], means: float, *, sums: bool = False
+    table: Table, number: int, space: Choices, kept: Sequence[Floats], means: float, *, sums: bool = False
 ) -> tuple[Floats, Floats]:
     """(worth, of every choice of a branch's own axes; worth of every shared choice in this branch), both flat.
 
+    kept: see `kept_values`; clusters that move together count at the sizes that they have there.
     A branch that can be removed has one choice more, the last: worth nothing. Its units count by the branch's own
     value, relative to `means`, the mean of all such branches. sums: see `adds_up`; a whole branch is then worth its own
     score, less what its smaller sizes lose.
@@ -69,7 +70,10 @@ def branch_worth(
         line = np.moveaxis(times, position, 0).reshape(len(axis.sizes), -1)[:, -1]  # all other axes at their largest
         low = float((axis.sizes[0] / axis.sizes[-1]).mean())
         whole = max(LEAST, float(line[-1] - line[0]) / max(1e-9, 1.0 - low)) if len(line) > 1 else LEAST
-        parts = [kept[c] for c in axis.clusters]
+        parts = [
+            kept[c][np.searchsorted(space.clusters[c].sizes, own)]
+            for c, own in zip(axis.clusters, axis.sizes.T, strict=True)
+        ]
         value = np.sum(parts, axis=0) if sums else whole * np.mean(parts, axis=0)
         if structure.shared is not None and position == len(axes) - 1:
             shared = value / len(structure.branches) if sums else value  # added up over all branches

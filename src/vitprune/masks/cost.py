@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vitprune.allocate.target import Target
+from vitprune.allocate.target import METRICS, Target
+from vitprune.latency import Timed
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
+from vitprune.trace.graph import Graph
 
-METRICS = ("macs", "params")
 RAMP = 0.7  # share of the search in which the budget falls; the rest of it is spent at the target
 GROWTH = 1.05  # of the weight, per step above the budget
 FIRST = 0.5  # the weight to begin with
 
 
 class SoftCost:
-    """The trace's polynomial of MACs or parameters at the masks' sizes, as a share of the dense model's.
+    """MACs, parameters or predicted time at the masks' sizes, as a share of the dense model's.
 
-    The value is exact: that of the plan of now, where the relaxation counts whole units. The gradient reaches every
-    unit; a group's size is the mean over its lanes of the units counted in each. Groups decided by several masks have
-    the size that stays, and the gradient of the masks' mean.
+    The value is exact: that of the plan of now, where the relaxation counts whole units; for latency it is what the
+    table says of it. The gradient reaches every unit; a group's size is the mean over its lanes of the units counted in
+    each. Groups decided by several masks have the size that stays, and the gradient of the masks' mean.
     """
 
-    def __init__(self, gates: Gates, metric: str) -> None:
+    def __init__(self, gates: Gates, metric: str, timed: Timed | None = None) -> None:
+        """timed: for the metric latency, the table of these groups."""
         if metric not in METRICS:
             raise MaskError(f"the cost of masks must be one of {', '.join(METRICS)}, but got {metric!r}")
-        graph, layout = gates.graph, gates.layout
+        graph, layout, device = gates.graph, gates.layout, gates.alpha.device
         self.gates = gates
-        self.dense = graph.cost()[METRICS.index(metric)]
-        polynomial = (graph.macs, graph.params)[METRICS.index(metric)]
         groups = {name: i for i, name in enumerate(dict.fromkeys(g for v in gates.vectors for g in v.groups))}
-        fixed = graph.sizes()
-        width = max((sum(n in groups for n in names) for names, _ in polynomial.terms), default=1)
-        merged: dict[tuple[int, ...], float] = {}
-        for names, coefficient in polynomial.terms:
-            value = float(coefficient) / self.dense
-            for name in names:
-                value *= 1 if name in groups else fixed[name]
-            variables = [groups[n] for n in names if n in groups]
-            key = tuple(variables + [len(groups)] * (max(1, width) - len(variables)))
-            merged[key] = merged.get(key, 0.0) + value
-        device = gates.alpha.device
-        self.coefficients = torch.tensor(list(merged.values()), dtype=torch.float64, device=device)
-        self.places = torch.tensor(list(merged), device=device)
+        self.of_sizes: Callable[[Tensor], Tensor]
+        self.dense: float  # in the unit of an absolute target
+        if metric == "latency":
+            if timed is None:
+                raise MaskError("latency as the cost of masks needs a table of times (`vitprune.latency.Timed`)")
+            self.of_sizes, self.dense = timed.prediction(list(groups), device), timed.dense_ms
+        else:
+            self.of_sizes = counted = Counted(graph, metric, list(groups), device)
+            self.dense = counted.dense
         mean = np.zeros((len(groups), layout.units))
         self.removable: dict[int, slice] = {}
         for name, row in groups.items():
@@ -62,22 +59,48 @@ class SoftCost:
         self.units = torch.as_tensor(where[1], device=device)
         self.shares = torch.as_tensor(mean[where], device=device)
         self.count = len(groups)
-        self.one = torch.eye(self.count + 1, dtype=torch.float64, device=device)[-1]  # fills up short products
 
     def __call__(self) -> Tensor:
         """A float64 scalar: 1 is the dense model."""
         gates = self.gates
         present = gates.relaxation.presence(gates.alpha, gates.hard).double()
-        sizes = torch.zeros(self.count + 1, dtype=torch.float64, device=present.device)
+        sizes = torch.zeros(self.count, dtype=torch.float64, device=present.device)
         sizes = sizes.index_add(0, self.rows, present[self.units] * self.shares)
-        sizes = sizes + self.one
         if self.removable:
             whole = gates.extended(gates.hard).double()
             kept = torch.zeros_like(sizes)
             for row, units in self.removable.items():
                 kept[row] = whole[units].sum() - sizes[row].detach()
             sizes = sizes + kept
-        return (self.coefficients * sizes[self.places].prod(1)).sum()
+        return self.of_sizes(sizes)
+
+
+class Counted:
+    """The trace's polynomial of MACs or parameters, as a share of the dense model's."""
+
+    def __init__(self, graph: Graph, metric: str, names: Sequence[str], device: torch.device) -> None:
+        """names: the groups whose sizes are given, in their order; the others keep their dense size."""
+        which = ("macs", "params").index(metric)
+        polynomial = (graph.macs, graph.params)[which]
+        self.dense = graph.cost()[which]
+        groups = {name: i for i, name in enumerate(names)}
+        fixed = graph.sizes()
+        width = max((sum(n in groups for n in terms) for terms, _ in polynomial.terms), default=1)
+        merged: dict[tuple[int, ...], float] = {}
+        for terms, coefficient in polynomial.terms:
+            value = float(coefficient) / self.dense
+            for name in terms:
+                value *= 1 if name in groups else fixed[name]
+            variables = [groups[n] for n in terms if n in groups]
+            key = tuple(variables + [len(groups)] * (max(1, width) - len(variables)))
+            merged[key] = merged.get(key, 0.0) + value
+        self.coefficients = torch.tensor(list(merged.values()), dtype=torch.float64, device=device)
+        self.places = torch.tensor(list(merged), device=device)
+        self.one = torch.ones(1, dtype=torch.float64, device=device)  # fills up short products
+
+    def __call__(self, sizes: Tensor) -> Tensor:
+        """A float64 scalar for the (groups,) sizes: 1 is the dense model."""
+        return (self.coefficients * torch.cat([sizes, self.one])[self.places].prod(1)).sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +117,7 @@ class Pressure:
     arXiv 2104.08500, equation 6.
     """
 
-    metric: str = "macs"
+    metric: str = "macs"  # macs, params or latency: the cost that has the weight; a target names its own
     weight: float | None = None
     target: Target | None = None
     rate: float | None = None
@@ -112,8 +135,8 @@ class Pressure:
             raise MaskError(f"closings, 1 or more, are of gates with an l1 penalty, but got {self.closings}")
         if self.weight is not None and not 0 < self.weight < float("inf"):
             raise MaskError(f"the weight of the cost must be positive, but got {self.weight}")
-        if self.target is not None and self.target.metric not in METRICS:
-            raise MaskError(f"the target of masks must be of {' or '.join(METRICS)}, but got {self.target}")
+        if self.metric not in METRICS:
+            raise MaskError(f"the cost of masks must be one of {', '.join(METRICS)}, but got {self.metric!r}")
 
     @property
     def measured(self) -> str:

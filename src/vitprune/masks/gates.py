@@ -229,10 +229,13 @@ class Gates:
 
     # what has been decided
 
-    def scores(self) -> Scores:
-        """Group name -> float64 (lanes, size): what ranks the units, for every group of the graph."""
-        theta = self.relaxation.importance(self.alpha).detach().double().cpu()
-        return self._by_group(theta)
+    def scores(self, closed: float = 1.0) -> Scores:
+        """Group name -> float64 (lanes, size): what ranks the units, for every group of the graph.
+
+        closed: factor for the units that are closed now.
+        """
+        theta = self.relaxation.importance(self.alpha).detach()
+        return self._by_group(torch.where(self.hard > 0.5, theta, closed * theta).double().cpu())
 
     def _by_group(self, values: Tensor) -> dict[str, Any]:
         """Group name -> (lanes, size) of per-unit values; ones where no vector decides, the largest of several."""

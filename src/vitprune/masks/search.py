@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from vitprune.latency import Timed
 from vitprune.masks.alive import collapsed, guesses
 from vitprune.masks.closing import close_share, close_to, closing_at
 from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
@@ -23,10 +24,12 @@ LOOK_EVERY = 20  # steps between looks at what is left, each of which waits for 
 class Search:
     """Trains gates under a pressure; pass it to `vitprune.recover.fit` as its hook."""
 
-    def __init__(self, gates: Gates, pressure: Pressure, steps: int, *, ramp: float = RAMP) -> None:
-        """steps: of the whole search; ramp: the share of them over which a target's budget falls."""
+    def __init__(
+        self, gates: Gates, pressure: Pressure, steps: int, timed: Timed | None = None, *, ramp: float = RAMP
+    ) -> None:
+        """steps: of the whole search; timed: where latency is the cost; ramp: part in which a target's budget falls."""
         self.gates, self.pressure, self.steps, self.ramp = gates, pressure, steps, ramp
-        self.cost = SoftCost(gates, pressure.measured)
+        self.cost = SoftCost(gates, pressure.measured, timed)
         self.goal = 0.0 if pressure.target is None else pressure.target.budget(self.cost.dense) / self.cost.dense
         device = gates.alpha.device
         first = FIRST if pressure.weight is None else pressure.weight
@@ -146,14 +149,14 @@ class Search:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The gates' state and the weight of now."""
-        followed = torch.tensor(self.followed, dtype=torch.float64)
-        threshold = torch.tensor(self.gates.threshold, dtype=torch.float64)
-        mine = {"strength": self.strength, "followed": followed, "threshold": threshold}
-        return {**self.gates.state_dict(), **mine}
+        numbers = {"followed": self.followed, "threshold": self.gates.threshold}
+        numbers["goal"] = self.goal  # of a latency in ms it is measured anew in every process
+        mine = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+        return {**self.gates.state_dict(), "strength": self.strength, **mine}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores it."""
         self.gates.threshold = float(state["threshold"])
         self.gates.load_state_dict(state)
         self.strength = state["strength"].to(self.strength.device).clone()
-        self.followed = float(state["followed"])
+        self.followed, self.goal = float(state["followed"]), float(state["goal"])

@@ -18,12 +18,17 @@ from vitprune.latency import Timing
 from vitprune.models import LoadedModel
 from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
+from vitprune.pipeline.prune_run import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
+from vitprune.pipeline.setup import DataSettings
+from vitprune.pipeline.sweep_run import points_of, run_sweep
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
+from vitprune.recover import TrainSettings
 from vitprune.refit import Refitted
 from vitprune.refit import refit as fit_again
+from vitprune.report import Front
 from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import Rotated, ordered
 from vitprune.rotate import rotate as turn
@@ -32,7 +37,7 @@ from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "load", "load_model", "prune", "refit", "rotate", "save", "score", "shrink", "trace"]
+__all__ = ["allocate", "load", "load_model", "prune", "refit", "rotate", "save", "score", "shrink", "sweep", "trace"]
 
 
 def load_model(
@@ -192,6 +197,31 @@ def prune(
     if data is not None and refits:
         refit(source, small, graph, plan, data)
     return small, plan
+
+
+def sweep(
+    spec: str,
+    data: DataSettings | str,
+    out: Path | str,
+    *,
+    targets: Iterable[Target | str] = (),
+    mask_weights: Iterable[float] = (),
+    rates: Iterable[float] = (),
+    settings: PruneSettings | None = None,
+    training: TrainSettings | None = None,
+    **how: Any,
+) -> Front:
+    """A model for every target, weight of the cost (method masks) or rate (vtp), saved in `out`, and their front.
+
+    spec, data: MODEL and DATA of the command line. settings: what all have in common; training: the fine-tuning, None
+    for none. how: further arguments of `run_sweep` (seed, device, force, progress, ...), which says what lies in `out`.
+
+    Points that failed are in the result, `failed`, and raise nothing. Raises TargetError without points, StoreError
+    when `out` belongs to something else, and errors that all points would meet.
+    """
+    points = points_of(targets, mask_weights, rates)
+    reading = DataSettings(data) if isinstance(data, str) else data
+    return run_sweep(spec, reading, settings or PruneSettings(None), points, training, Path(out), **how)
 
 
 def save(

@@ -12,6 +12,7 @@ from torch import nn
 
 from vitprune.allocate.target import Target
 from vitprune.data import Data
+from vitprune.latency import Timing
 from vitprune.masks import MaskError, MaskSettings, Pressure, train_masks
 from vitprune.masks.vectors import Sharing
 from vitprune.masks.vtp import KINDS as VTP_KINDS
@@ -32,6 +33,7 @@ class Learned:
     warmup: TrainSettings | None = None
     mask_lr: float | None = None  # None: 1e-2 for masks, that of the weights for VTP
     weight: float | None = None  # of the cost, instead of a target
+    cost: str | None = None  # that has the weight: macs (as None), params or latency
     rate: float | None = None  # VTP: share of gates to close, instead of a target
     l1: float = L1
     closings: int = 1  # VTP: thresholds, see `Pressure`
@@ -54,12 +56,16 @@ def mask_settings(
     if method == "vtp":
         if how.weight is not None:
             raise MaskError("vtp takes a rate or a target, no weight of the cost; use the method masks")
+        if how.cost is not None:
+            raise MaskError(f"vtp has no cost in its loss, but got the cost {how.cost}; use the method masks")
         pressure = Pressure(rate=how.rate, target=target, l1=how.l1, closings=how.closings)
         relaxation, kinds = "scale", kinds or VTP_KINDS
     elif how.rate is not None:
         raise MaskError("a rate is for the method vtp; masks take a target or a weight of the cost")
     else:
-        pressure, relaxation = Pressure(weight=how.weight, target=target), how.relaxation
+        if target is not None and how.cost not in (None, target.metric):
+            raise MaskError(f"a target names its own cost, but got {target} and the cost {how.cost}; leave one out")
+        pressure, relaxation = Pressure(how.cost or "macs", how.weight, target), how.relaxation
     usual = how.search.lr if method == "vtp" else 1e-2
     return MaskSettings(
         pressure,
@@ -88,6 +94,7 @@ def learn(
     device: str,
     distill: bool,
     folder: Path,
+    timing: Timing,
     progress: Progress,
 ) -> tuple[Plan, nn.Module]:
     """The plan that masks end with, and the shrunk model; `model` stays as it is, and teaches if `distill`."""
@@ -101,6 +108,7 @@ def learn(
         device=device,
         teacher=model if distill else None,
         checkpoint_dir=folder,
+        timing=timing,
         progress=progress,
     )
     notes = list(result.plan.settings["notes"])

@@ -58,7 +58,7 @@ class PruneSettings:
     rotate: bool = True  # change the basis of heads before dims are dropped, where the model permits it
     refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
     calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
-    latency_batch: int = 1  # images per forward pass that a latency target is of
+    latency_batch: int = 1  # images per forward pass that a latency is of
     threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
     layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
     steps: int = 1  # scored, shrunk and refitted anew in each
@@ -70,7 +70,6 @@ class PruneSettings:
             ("fixed ratios", self.ratios or self.layer_ratios),
             ("several steps", self.steps > 1),
             ("a scope", self.scope != "auto"),
-            ("a latency target", self.target is not None and self.target.metric == "latency"),
         ):
             if given:
                 raise MaskError(f"method {self.method} does not take {name}: its masks choose by training")
@@ -114,6 +113,7 @@ def run_prune(
     resume: bool = True,
     distill: bool = True,
     new_head: bool = False,
+    dense: Row | None = None,
     upkeep: Upkeep | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -121,7 +121,7 @@ def run_prune(
 
     distill: fine-tune with the dense model as teacher.
     force, resume: replace an output folder; go on with the work folder that a stopped run of the same settings left.
-    upkeep: checkpoints within epochs of fine-tuning, and trackers.
+    upkeep: checkpoints within epochs of fine-tuning, and trackers. dense: what was measured of the dense model before.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
@@ -162,6 +162,8 @@ def run_prune(
         work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
     taught = distill and not new_head
     run = _Run(opened, images, settings, seed, place, work, said, team, taught)
+    if dense is not None and team.main:
+        work.finish("dense", dense.to_json())
     with team.main_first():
         run.dense()
     if settings.method in METHODS:
@@ -225,6 +227,7 @@ class _Run:
                 device=self.device,
                 distill=self.distill,
                 folder=self.work.path / "masks",
+                timing=Timing(self.settings.latency_batch, self.settings.threads),
                 progress=self.progress,
             )
             self.learned = found if self.team.main else None  # the others read what the main one leaves

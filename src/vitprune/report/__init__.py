@@ -1,6 +1,9 @@
 """Tables and pictures: rows first, drawing after."""
 
+from vitprune.report.front import Front, FrontPoint, Time, front_csv, front_json, front_markdown, pareto, print_front
+from vitprune.report.front_picture import draw_front
 from vitprune.report.table import Row, format_row, print_rows
 from vitprune.report.widths import WidthRow, draw_widths, width_rows
 
-__all__ = ["Row", "WidthRow", "draw_widths", "format_row", "print_rows", "width_rows"]
+__all__ = ["Front", "FrontPoint", "Row", "Time", "WidthRow", "draw_front", "draw_widths", "format_row", "front_csv"]
+__all__ += ["front_json", "front_markdown", "pareto", "print_front", "print_rows", "width_rows"]
