@@ -15,7 +15,8 @@ from pathlib import Path
 from record import parser, setting, table, write
 
 from vitprune.allocate.target import Target
-from vitprune.pipeline.prune_run import PruneSettings, run_prune
+from vitprune.pipeline.prune_run import run_prune
+from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings
 from vitprune.pipeline.train_run import run_train
 from vitprune.progress import make_progress

@@ -364,7 +364,7 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
     assert "(prune.learned.mask_lr, prune.learned.search.patience, prune.target.value); give --no-resume" in other.err
     one = command(*common, "--method", "masks", "--target", "macs=0.6", "--out", "one", "--json")
     assert one.code == 0, one.err
-    assert "going on after epoch 1 of 3" in one.err
+    assert "going on after epoch 1 of 3" in one.err and "a first model by scores" not in one.err
     assert [r["name"] for r in one.json["rows"]] == ["dense", "pruned", "fine-tuned"]
     plan = vitprune.Plan.from_json(Path("one/plan.json").read_text())
     assert plan.method == "masks" and 0.55 < plan.obtained["macs"]["ratio"] <= 0.6
@@ -385,6 +385,10 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
         (("--method", "vtp", "--mask-weight", "1"), "no weight of the cost"),
         (("--method", "masks", "--sharing", "all"), "--sharing must be one of residual"),
         (("--method", "masks", "--target", "macs=0.5", "--mask-cost", "params"), "a target names its own cost"),
+        (("--method", "masks", "--mask-start", "here"), "must be one of auto, score, dense, but got 'here'"),
+        (("--method", "masks", "--mask-start", "score", "--mask-weight", "1"), "begin with a pruned model at a target"),
+        (("--method", "masks", "--mask-start", "score", "--calibration", "0"), "scores need calibration images"),
+        (("--method", "masks", "--mask-start", "score", "--sharing", "blocks"), "tied across blocks"),
         (("--method", "vtp", "--rate", "0.4", "--mask-cost", "params"), "vtp has no cost in its loss"),
         (("--method", "masks", "--mask-weight", "1", "--mask-cost", "flops"), "must be one of macs, params, latency"),
     ):

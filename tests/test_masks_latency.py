@@ -191,6 +191,7 @@ def test_the_masks_cost_is_the_table_at_their_plan(tiny: SimpleNamespace) -> Non
 def learn(ready: SimpleNamespace, pressure: Pressure, **more: Any) -> MaskResult:
     """The result of a short search."""
     given: dict[str, Any] = {"kinds": ("mlp", "heads", "qk", "v", "residual"), "mask_lr": 0.05, "round_to": 4}
+    given["minimum"] = {"residual": 8}
     settings = MaskSettings(pressure, search=QUICK, finetune=None, **given | more)
     data = [pictures(n, size=16, shuffle=n > 16, classes=3) for n in (48, 16)]
     return train_masks(ready.model, ready.graph, *data, settings, example=(ready.x,), clock=CountingClock())

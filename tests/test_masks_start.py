@@ -13,7 +13,18 @@ import vitprune
 from masks_parts import SETTINGS, TINY, pictures
 from matrix import traced
 from vitprune.allocate import Target
-from vitprune.masks import Gates, MaskError, MaskSettings, Pressure, Search, Start, on_model, train_masks, vtp
+from vitprune.masks import (
+    Gates,
+    MaskError,
+    MaskSettings,
+    Pressure,
+    Search,
+    Start,
+    check_start,
+    on_model,
+    train_masks,
+    vtp,
+)
 from vitprune.masks.relax import HardConcrete, Relaxation, StraightThrough, TopK
 from zoo import CASES
 
@@ -95,9 +106,8 @@ def test_the_search_stays_at_the_target(relaxation: str, monkeypatch: pytest.Mon
 )
 def test_what_cannot_begin_with_a_plan(settings: MaskSettings, words: str) -> None:
     """Each with its reason, before anything is computed."""
-    start = Start(vitprune.Plan({}), torch.nn.Identity(), {})
     with pytest.raises(MaskError, match=words):
-        start.check(settings)
+        check_start(settings)
 
 
 def test_gates_say_what_a_plan_keeps() -> None:

@@ -17,7 +17,7 @@ from vitprune.allocate import Target
 from vitprune.errors import TargetError
 from vitprune.masks import MaskError
 from vitprune.pipeline.learned import Learned
-from vitprune.pipeline.prune_run import PruneSettings
+from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.sweep_run import Point, points_of
 from vitprune.report import Front, FrontPoint, Row, Time, draw_front, front_json, front_markdown, pareto
 

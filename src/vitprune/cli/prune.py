@@ -101,6 +101,12 @@ def prune(
         str, typer.Option(help="Masks of the residual width: residual, independent, blocks, inputs.")
     ] = "residual",
     freeze: Annotated[str | None, typer.Option(help="Kinds without masks.", show_default=False)] = None,
+    mask_start: Annotated[
+        str,
+        typer.Option(
+            help="masks: begin with the dense model, or with what score, rotation and refit make of it (target only)."
+        ),
+    ] = "auto",
     relaxation: Annotated[str, typer.Option(help="masks: straight-through, hard-concrete or top-k.")] = (
         "straight-through"
     ),

@@ -29,7 +29,7 @@ def request(**options: Any) -> Request:
     from vitprune.allocate.ratios import read_layer_ratios
     from vitprune.allocate.target import Target
     from vitprune.pipeline.learned import Learned
-    from vitprune.pipeline.prune_run import PruneSettings
+    from vitprune.pipeline.prune_settings import PruneSettings
     from vitprune.pipeline.setup import DataSettings
     from vitprune.progress import make_progress
 
@@ -49,6 +49,7 @@ def request(**options: Any) -> Request:
         cost=g.mask_cost,
         rate=g.rate,
         l1=g.l1,
+        start=g.mask_start,
         closings=g.closings,
         sharing=o.checked_sharing(g.sharing),
         freeze=o.names(g.freeze or ""),

@@ -20,6 +20,19 @@ from vitprune.trace.graph import Graph
 LEAST = 0.05  # distance of a mask from the threshold, and from 0
 
 
+def check_start(settings: MaskSettings) -> None:
+    """Raises MaskError for settings of masks that cannot begin with a pruned model."""
+    if settings.pressure.target is None or settings.pressure.l1:
+        raise MaskError("masks begin with a pruned model at a target; a weight of the cost, and VTP, have none")
+    if settings.sharing == "blocks":
+        raise MaskError(
+            "masks that are tied across blocks cannot begin with a plan whose blocks differ; let them begin with "
+            "the dense model (--mask-start dense), or share them otherwise"
+        )
+    if settings.warmup is not None:
+        raise MaskError("a warm-up is of a dense model; masks that begin with a pruned one have none")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Start:
     """What scores have decided.
@@ -29,23 +42,13 @@ class Start:
     """
 
     plan: Plan
-    model: nn.Module  # shrunk by the plan, its weights changed since then or not
+    model: nn.Module | None  # shrunk by the plan, its weights changed since then or not; None: they are in place
     scores: Scores  # what ranks the units, for the dense model's groups
-
-    def check(self, settings: MaskSettings) -> None:
-        """Raises MaskError for settings that leave nothing to begin with."""
-        if settings.pressure.target is None or settings.pressure.l1:
-            raise MaskError("masks begin with a pruned model at a target; a weight of the cost, and VTP, have none")
-        if settings.sharing == "blocks":
-            raise MaskError(
-                "masks that are tied across blocks cannot begin with a plan whose blocks differ; let them begin with "
-                "the dense model (--mask-start dense), or share them otherwise"
-            )
-        if settings.warmup is not None:
-            raise MaskError("a warm-up is of a dense model; masks that begin with a pruned one have none")
 
     def weights_(self, model: nn.Module, graph: Graph) -> None:
         """Gives `model`, which the plan was made for, the weights of the shrunk one; those of dropped units stay."""
+        if self.model is None:
+            return
         keep, small = keep_from(graph, self.plan), dict(self.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, parameter in model.named_parameters(remove_duplicate=False):

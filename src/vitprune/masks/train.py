@@ -24,7 +24,7 @@ from vitprune.masks.gates import Gates
 from vitprune.masks.relax import RELAXATIONS
 from vitprune.masks.search import Search
 from vitprune.masks.settings import MaskSettings
-from vitprune.masks.start import Start
+from vitprune.masks.start import Start, check_start
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
@@ -107,7 +107,7 @@ def train_masks(
     _check_folder(checkpoint_dir, settings, device)
     model.to(device)
     if start is not None:
-        start.check(settings)
+        check_start(settings)
         start.weights_(model, graph)
     if settings.warmup is not None:
         phase("warm-up", model, settings.warmup)

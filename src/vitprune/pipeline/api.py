@@ -18,7 +18,7 @@ from vitprune.latency import Timing
 from vitprune.models import LoadedModel
 from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
-from vitprune.pipeline.prune_run import PruneSettings
+from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.setup import DataSettings
 from vitprune.pipeline.sweep_run import points_of, run_sweep

@@ -6,23 +6,62 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from vitprune.allocate import Target, allocate
 from vitprune.latency import Timing, allocate_latency
-from vitprune.masks import Start
+from vitprune.masks import MaskError, MaskSettings, Start, check_start
 from vitprune.masks.gates import KINDS
 from vitprune.pipeline.choose import chosen_method, chosen_scope
+from vitprune.pipeline.stages import WorkFolder
+from vitprune.plan import Plan
 from vitprune.progress import Progress
 from vitprune.refit import refit
 from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import ordered, rotate
 from vitprune.score import score
 from vitprune.shrink import shrink
+from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace.graph import Graph
 
 STARTS = ("auto", "score", "dense")
 SCORED = tuple(kind for kind in KINDS if kind != "heads")  # whole heads are left to the masks
+
+
+def chosen_start(name: str, settings: MaskSettings, images: int) -> str:
+    """ "score" or "dense"; "auto" is "score" where masks can begin so.
+
+    images: how many there are to calibrate with. Raises MaskError for an unknown name, and where "score" cannot be.
+    """
+    if name not in STARTS:
+        raise MaskError(f"what masks begin with must be one of {', '.join(STARTS)}, but got {name!r}")
+    if name == "dense":
+        return name
+    try:
+        check_start(settings)
+        if images < 1:
+            raise MaskError("scores need calibration images, but got none; give --calibration 512 or so")
+    except MaskError:
+        if name == "auto":
+            return "dense"
+        raise
+    return "score"
+
+
+def begin_once(work: WorkFolder, model: nn.Module, graph: Graph, *rest: Any, **more: Any) -> tuple[nn.Module, Start]:
+    """As `begin`, which it calls, for `model`, whose place and weights it takes; what is in the work folder stays."""
+    path, done = work.path / "start.safetensors", work.result("mask-start")
+    if done is None:
+        source, start = begin(model, graph, *rest, **more)
+        start.weights_(source, graph)
+        save_tensors(path, source, {})
+        scores = {name: values.tolist() for name, values in start.scores.items()}
+        done = {"plan": start.plan.to_json(), "scores": scores}
+        work.finish("mask-start", done)
+    load_tensors_(path, model)
+    scores = {name: np.asarray(values) for name, values in done["scores"].items()}
+    return model, Start(Plan.from_json(done["plan"]), None, scores)
 
 
 def begin(

@@ -10,7 +10,8 @@ import torch
 from vitprune import models
 from vitprune.allocate.target import Target
 from vitprune.pipeline.api import load
-from vitprune.pipeline.prune_run import PruneResult, PruneSettings, run_prune
+from vitprune.pipeline.prune_run import PruneResult, run_prune
+from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings
 from vitprune.progress import Progress
 from vitprune.recover import TrainSettings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 from vitprune.allocate.target import Target
 from vitprune.data import Data
 from vitprune.latency import Timing
-from vitprune.masks import MaskError, MaskSettings, Pressure, train_masks
+from vitprune.masks import MaskError, MaskSettings, Pressure, Start, train_masks
 from vitprune.masks.vectors import Sharing
 from vitprune.masks.vtp import KINDS as VTP_KINDS
 from vitprune.masks.vtp import L1
@@ -36,6 +35,7 @@ class Learned:
     cost: str | None = None  # that has the weight: macs (as None), params or latency
     rate: float | None = None  # VTP: share of gates to close, instead of a target
     l1: float = L1
+    start: str = "auto"  # masks: of `pipeline.begin.STARTS`
     closings: int = 1  # VTP: thresholds, see `Pressure`
     sharing: Sharing = "residual"
     freeze: tuple[str, ...] = ()
@@ -85,6 +85,7 @@ def mask_settings(
 
 def learn(
     model: nn.Module,
+    teacher: nn.Module | None,
     graph: Graph,
     data: Data,
     settings: MaskSettings,
@@ -92,21 +93,22 @@ def learn(
     *,
     example: tuple[Any, ...],
     device: str,
-    distill: bool,
     folder: Path,
     timing: Timing,
+    start: Start | None,
     progress: Progress,
 ) -> tuple[Plan, nn.Module]:
-    """The plan that masks end with, and the shrunk model; `model` stays as it is, and teaches if `distill`."""
+    """The plan that masks end with, and the shrunk model; `model` is trained, and changed."""
     result = train_masks(
-        copy.deepcopy(model),
+        model,
         graph,
         data.train,
         data.val,
         settings,
         example=example,
         device=device,
-        teacher=model if distill else None,
+        teacher=teacher,
+        start=start,
         checkpoint_dir=folder,
         timing=timing,
         progress=progress,
@@ -120,4 +122,5 @@ def learn(
         )
     behind = dict(result.behind)
     about = {**result.plan.settings, "notes": notes, "behind": behind}
+    about |= {"start": "dense"} if start is None else {"start": "score", "rotated": start.plan.settings["rotated"]}
     return replace(result.plan, method=method, settings=about), result.model

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from vitprune import models, store
-from vitprune.allocate import Scope
 from vitprune.allocate.allocate import obtained, wanted_kinds
-from vitprune.allocate.target import Target
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
-from vitprune.latency import Timing
-from vitprune.masks import MaskError, MaskSettings
-from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
-from vitprune.pipeline.learned import METHODS, Learned, learn, mask_settings
+from vitprune.masks import Start
+from vitprune.pipeline.begin import begin_once
+from vitprune.pipeline.choose import chosen_method, chosen_scope
+from vitprune.pipeline.learned import METHODS, learn
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
+from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
@@ -39,54 +39,6 @@ from vitprune.store.read import PLAN
 from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace import trace
 from vitprune.trace.graph import Graph
-
-
-@dataclass(frozen=True, slots=True)
-class PruneSettings:
-    """What to remove."""
-
-    target: Target | None  # None: the ratios alone decide
-    method: str = "auto"  # see `chosen_method`
-    scope: Scope | Auto = "auto"  # see `chosen_scope`
-    kinds: tuple[str, ...] | None = None  # see `allocate`
-    round_to: int = 8
-    minimum: Mapping[str, int] = field(default_factory=dict)
-    protect: tuple[str, ...] = ()
-    ratios: Mapping[str, float] = field(default_factory=dict)
-    reduction: str = "default"  # of a unit's slices to one number
-    normalisation: str = "none"  # of a group's scores before they are compared with others'
-    rotate: bool = True  # change the basis of heads before dims are dropped, where the model permits it
-    refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
-    calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
-    latency_batch: int = 1  # images per forward pass that a latency is of
-    threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
-    layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
-    steps: int = 1  # scored, shrunk and refitted anew in each
-    learned: Learned = field(default_factory=Learned)  # for the methods "masks" and "vtp"
-
-    def without_scores(self) -> PruneSettings:
-        """The settings of a method that trains masks. Raises MaskError for what only scores can follow."""
-        for name, given in (
-            ("fixed ratios", self.ratios or self.layer_ratios),
-            ("several steps", self.steps > 1),
-            ("a scope", self.scope != "auto"),
-        ):
-            if given:
-                raise MaskError(f"method {self.method} does not take {name}: its masks choose by training")
-        self.mask_settings()
-        return replace(self, rotate=False, refit=False, calibration=0)
-
-    def mask_settings(self) -> MaskSettings:
-        """See `pipeline.learned`."""
-        return mask_settings(
-            self.method,
-            self.learned,
-            self.target,
-            kinds=self.kinds,
-            round_to=self.round_to,
-            minimum=self.minimum,
-            protect=self.protect,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,20 +169,44 @@ class _Run:
     def learn(self) -> None:
         """Trains masks, where that is the method and was not done yet."""
         if self.work.result("pruned-weights") is None:
+            trained, start = self._first()
             found = learn(
-                self.opened.model,
+                trained,
+                self.opened.model if self.distill else None,
                 self.graph,
                 self.data,
                 self.settings.mask_settings(),
                 self.settings.method,
                 example=(self.example,),
                 device=self.device,
-                distill=self.distill,
                 folder=self.work.path / "masks",
-                timing=Timing(self.settings.latency_batch, self.settings.threads),
+                timing=self.settings.timing,
+                start=start,
                 progress=self.progress,
             )
             self.learned = found if self.team.main else None  # the others read what the main one leaves
+
+    def _first(self) -> tuple[nn.Module, Start | None]:
+        """What masks are trained with, a copy: the dense model, or what the main process makes of it by scores."""
+        chosen, copied = self.settings, copy.deepcopy(self.opened.model)
+        if chosen.learned.start != "score":
+            return copied, None
+        assert chosen.target is not None and self.data.calibration is not None  # see `without_scores`
+        rules = {"round_to": chosen.round_to, "minimum": chosen.minimum, "protect": chosen.protect}
+        with self.team.main_first():
+            return begin_once(
+                self.work,
+                copied,
+                self.graph,
+                chosen.target,
+                self.data.calibration,
+                (self.example,),
+                kinds=chosen.kinds,
+                seed=self.seed,
+                timing=chosen.timing,
+                rules=rules,
+                progress=self.progress,
+            )
 
     def prune(self) -> nn.Module:
         """The smaller model, checked against the masked dense one, and measured."""
@@ -285,7 +261,7 @@ class _Run:
                 chosen.refit,
                 chosen.reduction,
                 chosen.normalisation,
-                Timing(chosen.latency_batch, chosen.threads),
+                chosen.timing,
             ),
             (self.example,),
             given,

@@ -19,7 +19,8 @@ from vitprune.masks import MaskError
 from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.learned import METHODS
 from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say
-from vitprune.pipeline.prune_run import PruneSettings, run_prune
+from vitprune.pipeline.prune_run import run_prune
+from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.plan import Plan
 from vitprune.processes import world

@@ -1,0 +1,69 @@
+"""What a run of pruning removes, and how it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from vitprune.allocate import Scope
+from vitprune.allocate.target import Target
+from vitprune.latency import Timing
+from vitprune.masks import MaskError, MaskSettings
+from vitprune.pipeline.begin import chosen_start
+from vitprune.pipeline.choose import Auto
+from vitprune.pipeline.learned import Learned, mask_settings
+
+
+@dataclass(frozen=True, slots=True)
+class PruneSettings:
+    """What to remove."""
+
+    target: Target | None  # None: the ratios alone decide
+    method: str = "auto"  # see `chosen_method`
+    scope: Scope | Auto = "auto"  # see `chosen_scope`
+    kinds: tuple[str, ...] | None = None  # see `allocate`
+    round_to: int = 8
+    minimum: Mapping[str, int] = field(default_factory=dict)
+    protect: tuple[str, ...] = ()
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    reduction: str = "default"  # of a unit's slices to one number
+    normalisation: str = "none"  # of a group's scores before they are compared with others'
+    rotate: bool = True  # change the basis of heads before dims are dropped, where the model permits it
+    refit: bool = True  # fit the layers behind removed units to the dense model's outputs, in closed form
+    calibration: int = 512  # training images, without labels, for scores that need data, for rotation and refit
+    latency_batch: int = 1  # images per forward pass that a latency is of
+    threads: int | None = None  # CPU threads that it is measured with; None: as torch has them
+    layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
+    steps: int = 1  # scored, shrunk and refitted anew in each
+    learned: Learned = field(default_factory=Learned)  # for the methods "masks" and "vtp"
+
+    def without_scores(self) -> PruneSettings:
+        """The settings of a method that trains masks. Raises MaskError for what only scores can follow."""
+        for name, given in (
+            ("fixed ratios", self.ratios or self.layer_ratios),
+            ("several steps", self.steps > 1),
+            ("a scope", self.scope != "auto"),
+        ):
+            if given:
+                raise MaskError(f"method {self.method} does not take {name}: its masks choose by training")
+        settings = self.mask_settings()
+        start = chosen_start(self.learned.start, settings, self.calibration)
+        images = self.calibration if start == "score" else 0
+        return replace(self, rotate=False, refit=False, calibration=images, learned=replace(self.learned, start=start))
+
+    def mask_settings(self) -> MaskSettings:
+        """See `pipeline.learned`."""
+        return mask_settings(
+            self.method,
+            self.learned,
+            self.target,
+            kinds=self.kinds,
+            round_to=self.round_to,
+            minimum=self.minimum,
+            protect=self.protect,
+        )
+
+    @property
+    def timing(self) -> Timing:
+        """How a latency is measured."""
+        return Timing(self.latency_batch, self.threads)
