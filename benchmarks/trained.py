@@ -47,6 +47,7 @@ VTP_AIM = (1.1, 0.3)
 SHARING = ("residual", "blocks", "independent")
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
 SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1)
+REFITTED, SEARCH, AFTER, SCRATCH, MASKS = 3e-4, 3e-4, 1e-3, 2e-3, 1e-2  # learning rates
 VALIDATION = 2000  # images
 Row = dict[str, Any]
 
@@ -124,11 +125,11 @@ class Bench:
         return Outcome(result.model, _about(result.plan) | {"behind": sum(result.behind.values())})
 
     def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool) -> Outcome:
-        search, tune = (self._settings(seed, n, lr) for n, lr in zip(self.given.epochs, self.given.rates, strict=True))
+        rates = (REFITTED, REFITTED) if scored else (SEARCH, AFTER)
+        search, tune = (self._settings(seed, n, lr) for n, lr in zip(self.given.epochs, rates, strict=True))
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
-        settings = MaskSettings(Pressure(target=target), search, None, tune, sharing=sharing)  # type: ignore[arg-type]
+        settings = MaskSettings(Pressure(target=target), search, None, tune, sharing=sharing, mask_lr=MASKS)  # type: ignore[arg-type]
         if scored:
-            settings = replace(settings, search=replace(search, lr=tune.lr))
             model, start = self._begun(target, seed)
         return self._learned(model, seed, settings, start=start)
 
@@ -140,15 +141,15 @@ class Bench:
         )  # fmt: skip
 
     def _vtp(self, asked: str, seed: int, *, closings: int) -> Outcome:
-        search, tune = (self._settings(seed, n, self.given.rates[1]) for n in self.given.epochs)
+        search, tune = (self._settings(seed, n, REFITTED) for n in self.given.epochs)
         rate = float(asked.removeprefix("rate="))
-        settings = replace(vtp(search, rate=rate, closings=closings, mask_lr=1e-2), finetune=tune)
+        settings = replace(vtp(search, rate=rate, closings=closings, mask_lr=MASKS), finetune=tune)
         return self._learned(copy.deepcopy(self.subject.origin.model), seed, settings)
 
     def _one_shot(self, asked: str, seed: int) -> Outcome:
         _, start = self._begun(self._target(asked, seed), seed)
         before = self.subject.top1(start.model)
-        model = self._fit(start.model, seed, self.given.rates[1])
+        model = self._fit(start.model, seed, REFITTED)
         return Outcome(model, _about(start.plan) | {"before": before})
 
     def _random(self, asked: str, seed: int) -> Outcome:
@@ -157,7 +158,7 @@ class Bench:
         target = self._target(asked, seed)
         plan = vitprune.allocate(subject.graph, scores, target, scope="local", kinds=KINDS, round_to=1)
         small = vitprune.shrink(subject.origin, subject.graph, plan)
-        return Outcome(self._fit(small, seed, self.given.rates[1]), _about(plan))
+        return Outcome(self._fit(small, seed, AFTER), _about(plan))
 
     def _target(self, asked: str, seed: int) -> Target:
         """The target itself; for a rate the MACs that VTP came to with it."""
@@ -187,7 +188,7 @@ class Bench:
             best = min(best, (abs(math.log(macs / goal)), width, macs, small), key=lambda b: b[0])
         _, width, macs, small = best
         about = {"macs": macs / self.subject.graph.cost()[0], "width": width}
-        return Outcome(self._fit(small, seed, 2 * self.given.rates[1]), about)
+        return Outcome(self._fit(small, seed, SCRATCH), about)
 
 
 def _vit(dense: VisionTransformer, width: int) -> VisionTransformer:
@@ -272,8 +273,7 @@ def main() -> None:
     options = parser(__doc__)
     add_options(options)
     options.add_argument("--seeds", type=numbers, default=[0, 1, 2])
-    options.add_argument("--epochs", type=numbers, default=[5, 7], help="of the search, and after it")
-    options.add_argument("--rates", type=lambda v: [float(r) for r in v.split(",")], default=[3e-4, 1e-3])
+    options.add_argument("--epochs", type=numbers, default=[4, 6], help="of the search, and after it")
     options.add_argument("--train-images", type=int, default=10_000)
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--amp", default="no")
@@ -300,8 +300,8 @@ def main() -> None:
         f"amp {given.amp}, the dense model as teacher, {fixed}"
     )
     about["learning rates"] = (
-        f"{given.rates[0]:g} under masks (1e-2 of the masks), {given.rates[1]:g} after them, for VTP and for what "
-        f"scores have cut; {2 * given.rates[1]:g} from scratch"
+        f"chosen by a few trials: {REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense "
+        f"model, {AFTER:g} after them and after random pruning; {SCRATCH:g} from scratch; {MASKS:g} of masks"
     )
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned in training, and beside it"
