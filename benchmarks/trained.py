@@ -300,7 +300,7 @@ def main() -> None:
         f"amp {given.amp}, the dense model as teacher, {fixed}"
     )
     about["learning rates"] = (
-        f"chosen by a few trials: {REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense "
+        f"by a few trials: {REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense "
         f"model, {AFTER:g} after them and after random pruning; {SCRATCH:g} from scratch; {MASKS:g} of masks"
     )
     about["command"] = about["command"].replace(" --page-only", "")
