@@ -16,7 +16,7 @@ from vitprune.allocate import Target
 from vitprune.masks import Gates, MaskError, MaskResult, MaskSettings, Pressure, Search, train_masks, vtp
 from vitprune.masks.alive import guesses
 from vitprune.masks.train import steps_per_epoch
-from vitprune.recover import TrainError
+from vitprune.recover import TrainError, Upkeep
 from vitprune.shrink import shrink
 from zoo import CASES
 
@@ -50,7 +50,10 @@ def test_a_target_is_met(relaxation: str) -> None:
     }
 
 
-def test_stopped_searches_go_on_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("every", "first"), [(0, 18), (1, 19)])
+def test_stopped_searches_go_on_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, first: int
+) -> None:
     straight = run(search_settings())
     calls, after = [], Search.after_step
 
@@ -62,9 +65,9 @@ def test_stopped_searches_go_on_bit_by_bit(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Search, "after_step", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(search_settings(), tmp_path)
-    resumed = run(search_settings(), tmp_path)
-    assert calls[-12:] == list(range(18, 30))
+        run(search_settings(), tmp_path, upkeep=Upkeep(checkpoint_every=every))
+    resumed = run(search_settings(), tmp_path, upkeep=Upkeep(checkpoint_every=every))
+    assert calls[20:] == list(range(first, 30))
     assert resumed.plan == straight.plan
     mine, theirs = resumed.model.state_dict(), straight.model.state_dict()
     assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
@@ -273,9 +276,9 @@ def test_vtp_closes_the_smallest_gates_and_folds_the_others(sharing: str) -> Non
     seen: dict[str, Gates] = {}
 
     class Kept(Search):
-        def __init__(self, gates: Gates, *rest: object) -> None:
+        def __init__(self, gates: Gates, *rest: Any, **more: Any) -> None:
             seen["gates"] = gates
-            super().__init__(gates, *rest)  # type: ignore[arg-type]
+            super().__init__(gates, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitprune.masks.train.Search", Kept)

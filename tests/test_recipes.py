@@ -11,7 +11,7 @@ import typer
 import vitprune
 from vitprune.cli import options
 from vitprune.cli.app import app
-from vitprune.cli.train import SAME
+from vitprune.cli.options import TRAINING
 from vitprune.models import load
 from vitprune.recipes import imagenet_deit
 from vitprune.recover import TrainError
@@ -50,7 +50,7 @@ def test_the_command_line_means_the_same(processes: int) -> None:
     train = command.get_command(command.make_context("vitprune", ["train"], resilient_parsing=True), "train")
     given = train.make_context("train", words[at + 2 :]).params
     assert (given["model"], given["data"], given["workers"]) == (recipe.model, "/data/image net", 10)
-    own = {name: given[name] for name in SAME}
+    own = {name: given[name] for name in TRAINING}
     settings = options.train_settings(given["epochs"], given["set_"], warmup_epochs=given["warmup"], **own)
     assert settings == recipe.settings
 

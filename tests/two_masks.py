@@ -62,12 +62,12 @@ def run(
     """The result of a case, and the masks after the search; `factor` multiplies the batch of a process."""
     seen, begin = dict[str, Gates](), Search.__init__
 
-    def kept(self: Search, gates: Gates, *rest: Any) -> None:
+    def kept(self: Search, gates: Gates, *rest: Any, **more: Any) -> None:
         seen["gates"] = gates
         draw = torch.rand(gates.alpha.shape, generator=torch.Generator().manual_seed(0))
         gates.alpha.data *= 1 - 0.3 * draw  # else units tie, and rounding alone decides between them
         gates.refresh()
-        begin(self, gates, *rest)
+        begin(self, gates, *rest, **more)
 
     train, val = pictures(images, batch_size=4 * factor), pictures(16, shuffle=False)
     with replaced("__init__", kept):

@@ -30,7 +30,7 @@ from vitprune.modes import evaluating
 from vitprune.plan import Plan
 from vitprune.processes import is_main, rank, world
 from vitprune.progress import Progress, Silent
-from vitprune.recover import History, TrainSettings, fit
+from vitprune.recover import History, TrainSettings, Upkeep, fit
 from vitprune.recover.together import gathered, wait
 from vitprune.trace.graph import Graph
 
@@ -63,6 +63,7 @@ def train_masks(
     teacher: nn.Module | None = None,
     start: Start | None = None,
     checkpoint_dir: Path | None = None,
+    upkeep: Upkeep | None = None,
     timing: Timing | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
@@ -70,8 +71,8 @@ def train_masks(
     """The smaller model that masks and weights, trained together, end with. `model` is changed: it was trained too.
 
     graph, example: the model's trace, and the arguments that it was made with. teacher: for all phases. With
-    `checkpoint_dir` a run that was stopped goes on from the last whole epoch of the phase that it was in, on the CPU
-    bit for bit.
+    `checkpoint_dir` a run that was stopped goes on from the last checkpoint of the phase that it was in, on the CPU
+    bit for bit. upkeep: of all phases, each with its own folder of logs.
 
     With a target, the masks at the end are within a few units of it; the units that are missing or too many are then
     chosen by importance, so that the plan is at most the target and within 1 % of it or one rounding step. For latency
@@ -92,6 +93,7 @@ def train_masks(
 
     def phase(name: str, module: nn.Module, how: TrainSettings, hook: Search | None = None) -> None:
         said.line(f"masks: {name}")
+        kept = upkeep or Upkeep()
         histories[name] = fit(
             module,
             train,
@@ -101,6 +103,7 @@ def train_masks(
             hook=hook,
             teacher=teacher,
             checkpoint_dir=None if checkpoint_dir is None else checkpoint_dir / name,
+            upkeep=replace(kept, log_dir=None if kept.log_dir is None else kept.log_dir / name),
             progress=said,
         )
 

@@ -18,7 +18,7 @@ from vitprune.masks.vtp import KINDS as VTP_KINDS
 from vitprune.masks.vtp import L1
 from vitprune.plan import Plan
 from vitprune.progress import Progress
-from vitprune.recover import TrainSettings
+from vitprune.recover import TrainSettings, Upkeep
 from vitprune.trace.graph import Graph
 
 METHODS = ("masks", "vtp")
@@ -94,6 +94,7 @@ def learn(
     example: tuple[Any, ...],
     device: str,
     folder: Path,
+    upkeep: Upkeep | None,
     timing: Timing,
     start: Start | None,
     progress: Progress,
@@ -110,6 +111,7 @@ def learn(
         teacher=teacher,
         start=start,
         checkpoint_dir=folder,
+        upkeep=upkeep,
         timing=timing,
         progress=progress,
     )

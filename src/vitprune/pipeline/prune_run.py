@@ -119,7 +119,7 @@ def run_prune(
     with team.main_first():
         run.dense()
     if settings.method in METHODS:
-        run.learn()  # all together
+        run.learn(upkeep)  # all together
     with team.main_first():  # the others then find everything done, as after a kill
         model = run.prune()
     history = run.tune(model, training, opened.model if taught else None, upkeep)
@@ -166,7 +166,7 @@ class _Run:
         """Measures the model as it came."""
         self._row("dense", self.opened.model, self.graph.cost()[0])
 
-    def learn(self) -> None:
+    def learn(self, upkeep: Upkeep | None) -> None:
         """Trains masks, where that is the method and was not done yet."""
         if self.work.result("pruned-weights") is None:
             trained, start = self._first()
@@ -180,6 +180,7 @@ class _Run:
                 example=(self.example,),
                 device=self.device,
                 folder=self.work.path / "masks",
+                upkeep=upkeep,
                 timing=self.settings.timing,
                 start=start,
                 progress=self.progress,
