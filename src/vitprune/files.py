@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from vitprune.errors import StoreError
 
@@ -54,6 +56,17 @@ def new_folder(target: Path, *, force: bool = False, marker: str = "plan.json") 
         raise StoreError(f"cannot write {target}: {error.strerror or error}; nothing was kept") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object. Raises StoreError, with the remedy, when the file holds none or cannot be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}; {remedy}") from error
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from vitprune.differences import differing
 from vitprune.errors import StoreError
-from vitprune.files import write_text
+from vitprune.files import read_object, write_text
 from vitprune.processes import rank
 
-RUN = "run.json"
+RUN, AGAIN = "run.json", "give --no-resume to start over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class WorkFolder:
         if path.exists() and not resume:
             shutil.rmtree(path)
         if (path / RUN).is_file():
-            found = _read(path / RUN)
+            found = read_object(path / RUN, AGAIN)
             other = differing(found, wanted)
             if other:
                 raise StoreError(
                     f"work folder {path} belongs to a run with other settings ({', '.join(other)}); "
-                    "give --no-resume to start over, or choose another --out"
+                    f"{AGAIN}, or choose another --out"
                 )
             return WorkFolder(path)
         try:
@@ -62,7 +62,7 @@ class WorkFolder:
     def result(self, stage: str) -> Any:
         """What `finish` stored for the stage, or None when it is not done."""
         path = self.path / f"{stage}.done.json"
-        return _read(path)["result"] if path.is_file() else None
+        return read_object(path, AGAIN)["result"] if path.is_file() else None
 
     def finish(self, stage: str, result: Any) -> None:
         """Marks the stage as done. Raises StoreError when the disk is full."""
@@ -71,13 +71,3 @@ class WorkFolder:
     def remove(self) -> None:
         """Deletes the folder, after the output is in place."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}; give --no-resume to start over") from error
-    return value

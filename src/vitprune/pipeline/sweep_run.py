@@ -14,7 +14,7 @@ from vitprune import models
 from vitprune.allocate.target import Target
 from vitprune.differences import differing
 from vitprune.errors import StoreError, TargetError, VitpruneError
-from vitprune.files import check_free, write_text
+from vitprune.files import check_free, read_object, write_text
 from vitprune.masks import MaskError
 from vitprune.pipeline.choose import chosen_method
 from vitprune.pipeline.learned import METHODS
@@ -244,7 +244,7 @@ class _Folder:
         if not (self.path / SWEEP).is_file() or force:
             check_free(self.path, force=force, marker=SWEEP)
             return _Asked(settings, names, True)
-        found = self._read(self.path / SWEEP)
+        found = _read(self.path / SWEEP)
         others = differing(found["settings"], settings)
         missing = [name for name in found["points"] if name not in names]
         if others or missing:
@@ -270,7 +270,7 @@ class _Folder:
     def dense(self) -> Row | None:
         """What was measured of the dense model before."""
         path = self.path / DENSE
-        return row_from_json(self._read(path)) if path.is_file() else None
+        return row_from_json(_read(path)) if path.is_file() else None
 
     def fail(self, point: Point, error: Exception) -> str:
         """Keeps the error, and gives it in one line."""
@@ -292,7 +292,7 @@ class _Folder:
                 self._failure(point).unlink(missing_ok=True)
                 found.append(self._point(point))
             elif self._failure(point).is_file():
-                found.append(FrontPoint(point.name, point.asked, error=self._read(self._failure(point))["error"]))
+                found.append(FrontPoint(point.name, point.asked, error=_read(self._failure(point))["error"]))
         timed = [p for p in found if p.done]
         if len({None if p.time is None else p.time.batch for p in timed}) > 1:  # times of one kind only are compared
             batch = 32 if any(p.time is not None and p.time.batch == 32 for p in timed) else 1
@@ -301,7 +301,7 @@ class _Folder:
 
     def _point(self, point: Point) -> FrontPoint:
         folder = self.place(point)
-        rows = tuple(row_from_json(row) for row in self._read(folder / METRICS)["rows"])
+        rows = tuple(row_from_json(row) for row in _read(folder / METRICS)["rows"])
         got = Plan.from_json((folder / PLAN).read_text(encoding="utf-8")).obtained.get("latency")
         time = self._time(rows)
         if got is not None:
@@ -321,12 +321,6 @@ class _Folder:
         write_text(self.path / "front.md", front_markdown(front, "front.png"))
         draw_front(front, self.path / "front.png")
 
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(value, dict):
-                raise ValueError("no JSON object")
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read: {error}; replace the sweep with --force") from error
-        return value
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_object(path, "replace the sweep with --force")

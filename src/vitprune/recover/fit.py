@@ -15,10 +15,9 @@ from vitprune.data.batches import Batch, Batches
 from vitprune.models.loaded import logits
 from vitprune.progress import Progress, Silent
 from vitprune.recover import checkpoint as ckpt
-from vitprune.recover.features import TokenFeatures
 from vitprune.recover.hook import CostHook, LossHook, ParameterHook, StatefulHook, StepHook
 from vitprune.recover.interrupt import Patience
-from vitprune.recover.loss import Mixer, distillation_loss, make_mixer, task_loss
+from vitprune.recover.loss import Mixer, make_mixer, task_loss
 from vitprune.recover.memory import checkpointing
 from vitprune.recover.meter import Meter, duration
 from vitprune.recover.optimizer import add_groups_, learning_rate, make_optimizer, set_learning_rate_
@@ -26,6 +25,7 @@ from vitprune.recover.parts import Parts, State, check_same
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
 from vitprune.recover.stall import stalled
+from vitprune.recover.teaching import Teaching, classes
 from vitprune.recover.upkeep import Upkeep
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
@@ -71,8 +71,8 @@ def fit(
         stack.callback(run.runtime.end_tracking)
         run.runtime.track(settings.to_json(), len(run.records) * run.steps + run.meter.steps)
         stack.enter_context(checkpointing(model, settings.grad_checkpointing))
-        if run.features is not None:
-            stack.enter_context(run.features.open())
+        if run.teaching.features is not None:
+            stack.enter_context(run.teaching.features.open())
         for epoch in range(len(run.records), settings.epochs):
             if run.stalled():
                 break
@@ -119,7 +119,10 @@ class _Run:
             groups = also.extra_parameters()
             add_groups_(self.optimizer, groups)
             self.hooked = [p for parameters, _, _ in groups.values() for p in parameters]
-        self.features = self._token_features()
+        self.teaching = Teaching(self.model, self.teacher, settings, self._some_images, progress)
+        if parameters := self.teaching.parameters():
+            maps = {"params": parameters, "weight_decay": settings.weight_decay, "lr_scale": 1.0}
+            self.optimizer.add_param_group(maps)
         own = {id(p) for p in self.model.parameters()}
         every = (p for group in self.optimizer.param_groups for p in group["params"])
         self.beside = [p for p in every if id(p) not in own]  # trained with the model, but no part of it
@@ -127,7 +130,7 @@ class _Run:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = self._averaged()
         averaged = None if self.average is None else self.average.module
-        self.parts = Parts(self.model, self.optimizer, averaged, self.features, self.has_state)
+        self.parts = Parts(self.model, self.optimizer, averaged, self.teaching.features, self.has_state)
         self.records: list[EpochRecord] = []
         self.best: State | None = None
         self.start: float | None = None  # validation top-1 before training, see `measure_start`
@@ -138,7 +141,7 @@ class _Run:
         self.began: tuple[float, int] | None = None  # when and where this process took its first step
         self.mixer: Mixer | None = None
         if settings.mixup or settings.cutmix:
-            self.mixer = make_mixer(settings, self._classes())
+            self.mixer = make_mixer(settings, classes(self.model, self._some_images()))
 
     def _averaged(self) -> Any:
         if not self.settings.ema:
@@ -147,33 +150,9 @@ class _Run:
 
         return ModelEmaV3(self.model, decay=self.settings.ema, use_warmup=True)
 
-    @torch.no_grad()
-    def _classes(self, model: nn.Module | None = None) -> int:
-        return int(logits((model or self.model).eval()(self._some_images())).shape[-1])
-
     def _some_images(self) -> Tensor:
         """Two validation images, or one where there is no other."""
         return next(iter(self.val))[0][:2].to(self.runtime.device)
-
-    def _token_features(self) -> TokenFeatures | None:
-        """What compares token features, its parameters in the optimizer; checks that the teacher fits."""
-        chosen = self.settings
-        chosen.check_teacher(self.teacher is not None)
-        if self.teacher is None:
-            return None
-        if chosen.distill_weight and (own := self._classes()) != (theirs := self._classes(self.teacher)):
-            raise TrainError(
-                f"the teacher scores {theirs} classes and the student {own}, so the one cannot teach the other by "
-                "scores; train the teacher on the student's classes (finetune --new-head), or set distill_weight to 0 "
-                "and feature_weight above 0 to teach by token features"
-            )
-        if not chosen.feature_weight:
-            return None
-        made = TokenFeatures(self.model.eval(), self.teacher, self._some_images(), chosen)
-        if parameters := list(made.parameters()):
-            self.optimizer.add_param_group({"params": parameters, "weight_decay": chosen.weight_decay, "lr_scale": 1.0})
-        self.progress.line("token features: " + ", ".join(f"{a} like {b}" for a, b in made.layers))
-        return made
 
     def epoch(self, epoch: int) -> None:
         """One pass over the training images, or what is left of it, validation, and a checkpoint."""
@@ -319,15 +298,7 @@ class _Run:
         with self.runtime.autocast():
             scores = logits(self.called(x))
             loss = task_loss(scores, target, self.settings.label_smoothing)
-            share = self.settings.distill_weight
-            if self.teacher is not None and (share or self.features is not None):
-                with torch.no_grad():
-                    wanted = logits(self.teacher(x))
-                if share:
-                    soft = distillation_loss(scores, wanted, self.settings.distill_temperature)
-                    loss = (1 - share) * loss + share * soft
-                if self.features is not None:
-                    loss = loss + self.settings.feature_weight * self.features()
+            loss = self.teaching(loss, x, scores)
             if self.adds_loss is not None:
                 loss = loss + self.adds_loss.extra_loss(step)
         self.runtime.backward(loss / passes)
