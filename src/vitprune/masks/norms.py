@@ -15,7 +15,7 @@ from vitprune.trace.capture import module_path, op_name
 from vitprune.trace.graph import Graph
 from vitprune.trace.value import Value
 
-CHUNK = 1 << 16  # numbers that are normalised at a time on a CPU
+CHUNK = 1 << 16  # numbers that are normalised at a time on one CPU thread
 CASTS = frozenset(["to", "type_as", "_to_copy", "float"])
 
 
@@ -52,9 +52,12 @@ def _line(graph: Graph, node: Any) -> Ints | None:
 
 
 def _chunks(size: int, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of (rows, ...) tensors: on a CPU small enough that the passes over one stay in its cache."""
-    eager = rows[0].device.type == "cpu" and not torch.compiler.is_compiling()
-    count = max(1, CHUNK // size) if eager else max(1, len(rows[0]))
+    """Parts of (rows, ...) tensors: on one CPU thread small enough that the passes over one stay in its cache.
+
+    Several threads wait for each other after every operator, which costs more than that saves.
+    """
+    alone = rows[0].device.type == "cpu" and torch.get_num_threads() == 1 and not torch.compiler.is_compiling()
+    count = max(1, CHUNK // size) if alone else max(1, len(rows[0]))
     return zip(*(torch.split(r, count) for r in rows), strict=True)
 
 
@@ -73,9 +76,11 @@ class _KeptNorm(torch.autograd.Function):
                 m.copy_(torch.mv(f, share)[:, None])
             torch.sub(f, m, out=o)
             s.copy_(torch.mv(o * o, share)[:, None]).add_(eps).rsqrt_()
-            o.mul_(s).mul_(weight)
-            if bias is not None:
-                o.add_(bias)
+            o.mul_(s)
+            if bias is None:
+                o.mul_(weight)
+            else:
+                torch.addcmul(bias, o, weight, out=o)
         ctx.rms, ctx.biased = rms, bias is not None
         ctx.save_for_backward(flat, weight, share, mean, scale)
         return out.view(x.shape)
