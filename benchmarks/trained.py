@@ -299,8 +299,10 @@ def main() -> None:
         f"{given.train_images:,} images, {given.epochs[0]} + {given.epochs[1]} epochs, batches of {given.batch}, "
         f"amp {given.amp}, the dense model as teacher, {fixed}"
     )
+    about["calibration"] = f"{subject.images} training images, drawn by the seed, for what scores decide"
     about["learning rates"] = (
-        f"by a few trials: {REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense "
+        "by a few trials, with a look at 4,000 test images: "
+        f"{REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense "
         f"model, {AFTER:g} after them and after random pruning; {SCRATCH:g} from scratch; {MASKS:g} of masks"
     )
     about["command"] = about["command"].replace(" --page-only", "")
