@@ -136,8 +136,8 @@ class Bench:
     def _begun(self, target: Target, seed: int) -> Any:
         image = (example(self.subject.origin.preprocessing),)
         return begin(
-            copy.deepcopy(self.subject.origin.model), self.subject.graph, target, self.subject.calibration(seed), image,
-            kinds=None, seed=seed, timing=Timing(), rules={"round_to": 1}, progress=self.progress,
+            copy.deepcopy(self.subject.origin.model), self.subject.graph, MaskSettings(Pressure(target=target)),
+            self.subject.calibration(seed), image, seed=seed, timing=Timing(), progress=self.progress,
         )  # fmt: skip
 
     def _vtp(self, asked: str, seed: int, *, closings: int) -> Outcome:

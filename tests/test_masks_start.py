@@ -13,6 +13,7 @@ import vitprune
 from masks_parts import SETTINGS, TINY, pictures
 from matrix import traced
 from vitprune.allocate import Target
+from vitprune.latency import Timing
 from vitprune.masks import (
     Gates,
     MaskError,
@@ -26,6 +27,8 @@ from vitprune.masks import (
     vtp,
 )
 from vitprune.masks.relax import HardConcrete, Relaxation, StraightThrough, TopK
+from vitprune.pipeline.begin import begin
+from vitprune.progress import Silent
 from zoo import CASES
 
 KINDS = ("mlp", "qk", "v", "residual")
@@ -118,3 +121,31 @@ def test_gates_say_what_a_plan_keeps() -> None:
     assert len(table) == len(gates.alpha)
     assert int(table.sum()) == sum(sum(map(len, start.plan.groups[v.groups[0]].kept)) for v in gates.vectors)
     gates.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "starts"),
+    [
+        ({"freeze": ("qk",)}, "a first model by scores", True),
+        ({"kinds": ("heads",)}, "nothing that scores decide", False),
+        ({"kinds": ("heads", "qk")}, "scores alone do not come to the target", False),
+    ],
+)
+def test_scores_cut_what_masks_decide_only(more: dict[str, Any], said: str, starts: bool) -> None:
+    """Frozen kinds stay whole from the start; where scores cannot come to the target, the dense model is the start."""
+    ready = traced(CASES[TINY])
+    lines: list[str] = []
+
+    class Listening(Silent):
+        def line(self, text: str) -> None:
+            lines.append(text)
+
+    _, start = begin(
+        copy.deepcopy(ready.model), ready.graph, MaskSettings(Pressure(target=TARGET), **more),
+        [images for images, _ in pictures()], CASES[TINY].example(2), seed=0, timing=Timing(), progress=Listening(),
+    )  # fmt: skip
+    assert any(said in line for line in lines), lines
+    assert (start is not None) is starts
+    if start is not None:
+        assert {start.plan.groups[name].kind for name in start.plan.pruned()} >= {"mlp", "v"}
+        assert not any(start.plan.groups[name].kind in ("qk", "heads") for name in start.plan.pruned())

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import KINDS, Gates
+from vitprune.masks.settings import MaskSettings
 from vitprune.masks.vectors import without
 from vitprune.modes import evaluating
 from vitprune.plan import GroupPlan, Plan, identity
@@ -70,6 +71,14 @@ def on_model(
     gates = Gates(model, graph, good, everywhere=everywhere, protect=protect, **how)
     gates.left |= left
     return gates
+
+
+def maskable(model: nn.Module, graph: Graph, settings: MaskSettings) -> frozenset[str]:
+    """The groups that masks of these settings decide; the model stays as it is. Raises as `on_model`."""
+    how = {"freeze": settings.freeze, "protect": settings.protect, "sharing": settings.sharing}
+    gates = on_model(model, graph, settings.kinds, **how)
+    gates.close()
+    return frozenset(g for v in gates.vectors for g in v.groups)
 
 
 def difference(gates: Gates) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from vitprune.allocate import Target, allocate
+from vitprune.allocate import allocate
+from vitprune.errors import TargetError
 from vitprune.latency import Timing, allocate_latency
 from vitprune.masks import MaskError, MaskSettings, Start, check_start
+from vitprune.masks.check import maskable
 from vitprune.masks.gates import KINDS
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.stages import WorkFolder
@@ -49,16 +51,22 @@ def chosen_start(name: str, settings: MaskSettings, images: int) -> str:
     return "score"
 
 
-def begin_once(work: WorkFolder, model: nn.Module, graph: Graph, *rest: Any, **more: Any) -> tuple[nn.Module, Start]:
+def begin_once(
+    work: WorkFolder, model: nn.Module, graph: Graph, *rest: Any, **more: Any
+) -> tuple[nn.Module, Start | None]:
     """As `begin`, which it calls, for `model`, whose place and weights it takes; what is in the work folder stays."""
     path, done = work.path / "start.safetensors", work.result("mask-start")
     if done is None:
         source, start = begin(model, graph, *rest, **more)
-        start.weights_(source, graph)
-        save_tensors(path, source, {})
-        scores = {name: values.tolist() for name, values in start.scores.items()}
-        done = {"plan": start.plan.to_json(), "scores": scores}
+        done = {}
+        if start is not None:
+            start.weights_(source, graph)
+            save_tensors(path, source, {})
+            scores = {name: values.tolist() for name, values in start.scores.items()}
+            done = {"plan": start.plan.to_json(), "scores": scores}
         work.finish("mask-start", done)
+    if not done:
+        return model, None
     load_tensors_(path, model)
     scores = {name: np.asarray(values) for name, values in done["scores"].items()}
     return model, Start(Plan.from_json(done["plan"]), None, scores)
@@ -67,22 +75,26 @@ def begin_once(work: WorkFolder, model: nn.Module, graph: Graph, *rest: Any, **m
 def begin(
     model: nn.Module,
     graph: Graph,
-    target: Target,
+    settings: MaskSettings,
     batches: Iterable[Any],
     example: tuple[Any, ...],
     *,
-    kinds: tuple[str, ...] | None,
     seed: int,
     timing: Timing,
-    rules: Mapping[str, Any],
     progress: Progress,
-) -> tuple[nn.Module, Start]:
+) -> tuple[nn.Module, Start | None]:
     """The dense model, in another basis where that is possible, and what was cut from it and refitted.
 
-    rules: further arguments of `allocate`. Raises as `rotate`, `score`, `allocate` and `refit`.
+    Only groups are cut that masks of these settings decide. None in place of a cut model where scores alone cannot come
+    to the target, as they leave whole heads to the masks. Raises as `on_model`, `rotate`, `score` and `refit`.
     """
-    held = {g.kind for g in graph.groups}
-    chosen = tuple(k for k in kinds or SCORED if k in SCORED and k in held)
+    target = settings.pressure.target
+    assert target is not None  # see `check_start`
+    masked = maskable(model, graph, settings)
+    chosen = tuple(k for k in SCORED if any(g.kind == k and g.name in masked for g in graph.groups))
+    if not chosen:
+        progress.line("masks: nothing that scores decide; beginning with the dense model")
+        return model, None
     turned = tuple(k for k in chosen if k in ROTATED_KINDS)
     progress.line("masks: a first model by scores")
     rotated = rotate(model, graph, batches, turned) if turned else None
@@ -90,11 +102,21 @@ def begin(
     method = chosen_method("auto", images=True)
     scores = score(graph, source, method, seed, batches, chosen)
     scores = scores if rotated is None else ordered(scores, rotated)
-    given = {**rules, "kinds": chosen, "scope": chosen_scope("auto", method)}
-    if target.metric == "latency":
-        plan = allocate_latency(source, graph, scores, target, example, timing=timing, progress=progress, **given)
-    else:
-        plan = allocate(graph, scores, target, **given)
+    rules: dict[str, Any] = {
+        "kinds": chosen,
+        "scope": chosen_scope("auto", method),
+        "round_to": settings.round_to,
+        "minimum": dict(settings.minimum),
+        "protect": [g.name for g in graph.groups if g.kind in chosen and g.name not in masked],
+    }
+    try:
+        if target.metric == "latency":
+            plan = allocate_latency(source, graph, scores, target, example, timing=timing, progress=progress, **rules)
+        else:
+            plan = allocate(graph, scores, target, **rules)
+    except TargetError as error:  # the search says itself what its masks cannot reach
+        progress.line(f"masks: beginning with the dense model, as scores alone do not come to the target: {error}")
+        return model, None
     plan = replace(plan, settings={**plan.settings, "rotated": [] if rotated is None else sorted(rotated.energy)})
     small = shrink(source, graph, plan, example=example)
     refit(source, small, graph, plan, batches, progress=progress)

@@ -192,20 +192,17 @@ class _Run:
         chosen, copied = self.settings, copy.deepcopy(self.opened.model)
         if chosen.learned.start != "score":
             return copied, None
-        assert chosen.target is not None and self.data.calibration is not None  # see `without_scores`
-        rules = {"round_to": chosen.round_to, "minimum": chosen.minimum, "protect": chosen.protect}
+        assert self.data.calibration is not None  # see `without_scores`
         with self.team.main_first():
             return begin_once(
                 self.work,
                 copied,
                 self.graph,
-                chosen.target,
+                chosen.mask_settings(),
                 self.data.calibration,
                 (self.example,),
-                kinds=chosen.kinds,
                 seed=self.seed,
                 timing=chosen.timing,
-                rules=rules,
                 progress=self.progress,
             )
 
