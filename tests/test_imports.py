@@ -17,7 +17,7 @@ LAYERS = (
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},
     {"refit", "latency", "recipes"},
-    {"masks"},
+    {"masks", "search"},
     {"pipeline"},
     {"cli"},
 )

@@ -67,6 +67,7 @@ def refit(
     *,
     progress: Progress | None = None,
     memory: int = LIMIT,
+    felt: Mapping[str, Sensitivity] | None = None,
 ) -> tuple[Refitted, ...]:
     """Change the weights and biases of `small` in place so that its layers give what those of `model` give.
 
@@ -80,7 +81,8 @@ def refit(
     needed and nothing is trained.
 
     model, graph, plan: as they were given to `shrink`. batches: images (B, C, H, W), or (images, labels); they are
-    run once, `memory` bytes of intermediate results are held, the rest lies in a temporary folder.
+    run once, `memory` bytes of intermediate results are held, the rest lies in a temporary folder. felt: how the output
+    feels each layer of `model`, where that is known; None: it is found from the first `FELT` images.
 
     Source: OSSCAR (Meng et al., arXiv 2403.12983), section 3, with covariance shrinkage; CORP gives the same from the
     dense inputs alone.
@@ -110,7 +112,8 @@ def refit(
         if not sizes:
             raise RefitError("refit needs at least one batch of images, but got none")
         todo = _layers(keep, pairs)
-        felt = sensitivities(model, first, images=FELT, draws=1) if todo else {}
+        if felt is None:
+            felt = sensitivities(model, first, images=FELT, draws=1) if todo else {}
         said.start("refitting", len(todo))
         found = []
         for target, site in todo:
