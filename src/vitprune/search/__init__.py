@@ -2,8 +2,10 @@
 
 from vitprune.search.baselines import BASELINES, baselines
 from vitprune.search.errors import SearchError, Spent
+from vitprune.search.front import front
 from vitprune.search.goal import Goal, check_resolution
-from vitprune.search.probe import COSTS, Probe, front
+from vitprune.search.held import held
+from vitprune.search.probe import COSTS, Probe
 from vitprune.search.prober import Limits, Prober
 from vitprune.search.quality import Drop, Judge, Quality, better, drop
 from vitprune.search.ratio_search import found, ratio_search
@@ -12,4 +14,4 @@ from vitprune.search.space import PERS, Axis, Per, Space, space_of
 
 __all__ = ["BASELINES", "COSTS", "PERS", "Axis", "Drop", "Goal", "Judge", "Limits", "Per", "Probe", "Prober", "Quality"]
 __all__ += ["Record", "SearchError", "Space", "Spent", "baselines", "better", "check_resolution", "drop", "found"]
-__all__ += ["front", "ratio_search", "space_of"]
+__all__ += ["front", "held", "ratio_search", "space_of"]
