@@ -82,7 +82,7 @@ def run_search(
     upkeep: Callable[[Path], Upkeep] | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Searches the shares of a model, and saves the model that it found in `out`, under `models/NAME-OF-THE-GOAL`.
+    """Searches the shares of a model, and saves the model that it found in `out`, under `models/GOAL-probe-NUMBER`.
 
     training: fine-tuning of the model that was found; None for none. What was chosen by validation images is measured
     on others: the set's test images, or else its validation images, the search then having some of the training images.
@@ -119,7 +119,7 @@ def run_search(
     fixed = baselines(prober, goal) if settings.baselines else {}
     _write(out, goal, settings, prober.judge, chosen, fixed, prober.record.probes)
     how = {"seed": seed, "device": device, "allow_module": allow_module, "distill": distill, "new_head": new_head}
-    place_of = out / "models" / goal.name
+    place_of = out / "models" / _name(goal.name, chosen, training)
     made = materialise(
         spec,
         data,
@@ -155,7 +155,7 @@ def run_pick(
     """
     wanted, probe = SearchFolder(folder).settings(), picked(SearchFolder(folder).record().probes, text)
     settings = SearchSettings.from_json(wanted["probe"])
-    place = out or folder / PICKS / f"probe-{probe.number}"
+    place = out or folder / PICKS / _name("picked", probe, training)
     return materialise(
         wanted["model"],
         DataSettings(**wanted["data"]),
@@ -170,6 +170,11 @@ def run_pick(
         new_head=wanted["new_head"],
         **how,
     )
+
+
+def _name(purpose: str, probe: Probe, training: TrainSettings | None) -> str:
+    """Of a model's folder: another probe, or another training, is another model."""
+    return f"{purpose}-probe-{probe.number}{'' if training is None else f'-{training.epochs}-epochs'}"
 
 
 def _decisive(spec: str, data: DataSettings, settings: SearchSettings, seed: int, new_head: bool) -> dict[str, Any]:
@@ -279,6 +284,7 @@ class _Search:
         """The shares in their proportions, at the cost at which the measured time is the one asked for."""
         assert goal.budget is not None
         budget, weights = goal.budget, prober.space.direction(chosen.shares)
+        prober.limits = Limits()
         for _ in range(4):
             plan = prober.by_sizes(chosen.sizes)
             got = self._timed().measured(prober.source, plan).obtained["latency"]["ratio"]
@@ -339,7 +345,7 @@ def _write(
     }
     known[f"{goal.name}, {settings.method} per {settings.per}"] = entry
     write_text(path, json.dumps(known, indent=1))
-    picked = {e["probe"]: name for name, e in known.items()}
+    purposes = {e["probe"]: name for name, e in known.items()}
     metrics = [m for m in ("macs", "params", "latency") if all(m in p.costs for p in probes)]
     best = {m: {p.number for p in front(probes, m)} for m in metrics}
     rows = [
@@ -354,7 +360,7 @@ def _write(
             p.shares,
             p.seconds,
             tuple(m for m in metrics if p.number in best[m]),
-            picked.get(p.number, ""),
+            purposes.get(p.number, ""),
         )
         for p in probes
     ]
