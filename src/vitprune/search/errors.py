@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vitprune.errors import VitpruneError
 
 
@@ -13,3 +15,12 @@ class SearchError(VitpruneError):
 
 class Spent(Exception):
     """No further probe may be made; what was found until then stands."""
+
+
+class Stopped(Exception):
+    """A probe was not worth going on with."""
+
+    def __init__(self, quality: Any) -> None:
+        """quality: what was known until then, a `Quality` of the early images."""
+        super().__init__("not worth going on")
+        self.quality = quality

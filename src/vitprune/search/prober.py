@@ -18,7 +18,7 @@ from vitprune.progress import Progress, Silent
 from vitprune.refit import refit
 from vitprune.refit.refit import FELT
 from vitprune.search.probe import Probe
-from vitprune.search.quality import Judge, drop
+from vitprune.search.quality import Judge, Quality, drop
 from vitprune.search.record import Record
 from vitprune.search.space import Shares, Space
 from vitprune.shrink import shrink
@@ -125,15 +125,27 @@ class Prober:
             self.tune(model)
         return model
 
-    def probe(self, plan: Plan, origin: str, shares: Shares | None = None, **facts: Any) -> Probe:
-        """How good the plan's model is. Raises Spent when it was not tried before, and no more may be."""
+    def probe(
+        self,
+        plan: Plan,
+        origin: str,
+        shares: Shares | None = None,
+        *,
+        stop: Callable[[Quality], bool] | None = None,
+        **facts: Any,
+    ) -> Probe:
+        """How good the plan's model is.
+
+        stop: see `Judge`. Raises Spent when the plan was not tried before, and no more may be; Stopped when `stop`
+        says so.
+        """
         sizes = {name: plan.groups[name].kept_size for name in plan.pruned()}
         known = self.record.find(sizes)
         if known is not None:
             return known
         self.record.check(self.purpose, self.limits.trials, self.limits.minutes)
         began = time.monotonic()
-        quality = self.judge(self.small(plan))
+        quality = self.judge(self.small(plan), stop)
         lost = drop(self.judge.dense, quality)
         made = Probe(
             len(self.probes) + 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from vitprune.errors import DataError
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
+from vitprune.search.errors import Stopped
 from vitprune.search.held import held
 
 Z95 = 1.959963984540054
+EARLY = 4  # every so many-th image of a batch is looked at first, where a probe may be stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +84,58 @@ class Judge:
         self.expected = self._logs(dense)
         self.dense = self._quality(self.expected)
 
-    def __call__(self, model: nn.Module) -> Quality:
-        """The model's answers, in evaluation mode; it keeps the mode that it was in."""
-        return self._quality(self._logs(model))
+    def __call__(self, model: nn.Module, stop: Callable[[Quality], bool] | None = None) -> Quality:
+        """The model's answers, in evaluation mode; it keeps the mode that it was in.
 
-    def _logs(self, model: nn.Module) -> Tensor:
-        """(images, classes) logarithms of probabilities, on the CPU."""
+        stop: asked once, with the answers for the early images, whether the others are not worth their time: those of
+        batches that are held in memory; else it is not asked. Raises Stopped when it says so.
+        """
+        if stop is None or not isinstance(self.batches, list):
+            return self._quality(self._logs(model))
+        first = self._logs(model, lambda images: images[::EARLY])
+        early = self._early
+        quality = self._quality(first, early)
+        if stop(quality):
+            raise Stopped(quality)
+        logged = torch.empty_like(self.expected)
+        logged[early] = first
+        if not bool(early.all()):
+            logged[~early] = self._logs(model, lambda images: images[_late(len(images))])
+        return self._quality(logged)
+
+    def early(self, quality: Quality) -> Quality:
+        """The part of a quality that `stop` sees; the divergence is still that of all images."""
+        hits = quality.hits[self._early.numpy()]
+        return Quality(float(hits.mean()), quality.divergence, _bits(hits), len(hits))
+
+    @property
+    def _early(self) -> Tensor:
+        """(images,) booleans."""
+        return torch.cat([torch.arange(len(labels)) % EARLY == 0 for _, labels in self.batches])
+
+    def _logs(self, model: nn.Module, part: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(images, classes) logarithms of probabilities, on the CPU. part: of the images of a batch."""
         model.to(self.device)
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.amp == "bf16")
+        found: list[Tensor] = []
         with torch.no_grad(), autocast, evaluating(model):
-            found = [logits(model(images.to(self.device))).float() for images, _ in self.batches]
-        return torch.cat([scores.log_softmax(-1).cpu() for scores in found])
+            for images, _ in self.batches:
+                chosen = images if part is None else part(images)
+                if len(chosen):
+                    found.append(logits(model(chosen.to(self.device))).float().log_softmax(-1).cpu())
+        return torch.cat(found)
 
-    def _quality(self, logged: Tensor) -> Quality:
-        hits = (logged.argmax(-1) == self.labels).numpy()
-        dense = self.expected
+    def _quality(self, logged: Tensor, part: Tensor | None = None) -> Quality:
+        """part: (images,) booleans: which images they are; None: all."""
+        labels, dense = (self.labels, self.expected) if part is None else (self.labels[part], self.expected[part])
+        hits = (logged.argmax(-1) == labels).numpy()
         divergence = float((dense.exp() * (dense - logged)).sum(-1).double().mean())
-        right = base64.b64encode(np.packbits(hits).tobytes()).decode()
-        return Quality(float(hits.mean()), divergence, right, len(hits))
+        return Quality(float(hits.mean()), divergence, _bits(hits), len(hits))
+
+
+def _late(images: int) -> Tensor:
+    return torch.arange(images) % EARLY != 0
+
+
+def _bits(hits: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()

@@ -1,0 +1,57 @@
+"""The samplers of Optuna that a study can ask, and what they are told of a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from vitprune.search.goal import Goal
+from vitprune.search.probe import Probe
+
+METHODS = ("bayes", "nsga2")
+OUTCOME = "outcome"  # attribute of a finished trial
+Make = Callable[[int], BaseSampler]
+
+
+def values(goal: Goal, probe: Probe) -> tuple[float, float]:
+    """What is minimised. With a drop: the cost (share of the dense model's), and the points beyond the drop.
+
+    With a budget: the cost, if it is above the budget, and the divergence from the dense model, which tells of smaller
+    differences than top-1.
+
+    With cost and divergence themselves a tenth of all trials, which the sampler takes for good ones, is spread over the
+    whole front: of toys' formulas with 4 shares, 40 trials came to 0.42 of the cost with them, to 0.39 with these.
+    """
+    if goal.max_drop is not None:
+        return probe.costs[goal.cost], max(0.0, excess(goal, probe))
+    assert goal.budget is not None
+    return max(probe.costs[goal.cost], goal.budget), probe.quality.divergence
+
+
+def excess(goal: Goal, probe: Probe) -> float:
+    """By how much the goal is missed."""
+    if goal.max_drop is not None:
+        return goal.lost(probe) - goal.max_drop
+    assert goal.budget is not None
+    return probe.costs[goal.cost] / goal.budget - 1
+
+
+def samplers(method: str, axes: int, warm: int) -> Make:
+    """seed -> a sampler. axes: number of shares. warm: trials that are given, and need no random ones before."""
+    if method == "bayes":
+        return lambda seed: TPESampler(
+            seed=seed,
+            n_startup_trials=warm + 2 * axes,
+            multivariate=True,
+            constant_liar=True,
+            constraints_func=_constraints,
+        )
+    size = max(6, min(30, 2 * axes))
+    return lambda seed: NSGAIISampler(seed=seed, population_size=size, constraints_func=_constraints)
+
+
+def _constraints(trial: FrozenTrial) -> Sequence[float]:
+    """At most 0 where the goal holds."""
+    return (float(trial.user_attrs.get(OUTCOME, {}).get("excess", 1.0)),)
