@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitprune.cli import look, prune, sweep, train
+from vitprune.cli import compare, look, prune, sweep, train
 from vitprune.cli.run import catch_termination, reported
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": look.inspect,
     "prune": prune.prune,
     "sweep": sweep.sweep,
+    "compare": compare.compare,
     "train": train.train,
     "finetune": train.finetune,
     "eval": look.evaluate,
