@@ -106,6 +106,7 @@ def test_more_cells_reuse_those_that_are_there(command: Any, image_folder: Path)
         assert row["by_seed"]["mean"] == pytest.approx(np.mean(pairs)) and sorted(row["seeds"]) == [0, 3]
     lines = list(csv.DictReader(Path("o/table.csv").read_text().splitlines()))
     assert len(lines) == 8 and all(float(line["minutes"]) >= 0 for line in lines)
+    write(Path("c.toml"), image_folder, seeds="[3, 0]", targets='["params=0.6", "macs=0.7"]', more=more, workers=2)
     third = command(*args, "--json", "--quiet")
     assert third.code == 0 and third.json == second.json and third.err == ""
     # a folder of something else is kept, unless it is to be replaced; one that is not a comparison's is kept always
@@ -117,6 +118,9 @@ def test_more_cells_reuse_those_that_are_there(command: Any, image_folder: Path)
         assert busy.code == 6 and "a process works in it" in busy.err and len(list(Path("o/runs").iterdir())) == 8
     forced = command(*args, "--force", "--quiet")
     assert forced.code == 0 and len(list(Path("o/runs").iterdir())) == 2, forced.err
+    Path("o/compare.json").write_text("{")
+    damaged = command(*args, "--json")
+    assert damaged.code == 6 and "o/compare.json cannot be read" in damaged.err and "--force" in damaged.err
     Path("mine").mkdir()
     Path("mine/letter.txt").write_text("dear")
     for force in ((), ("--force",)):

@@ -63,13 +63,23 @@ class CompareFolder:
             if not self._beginning():
                 check_free(self.path, force=force, marker=COMPARE)
             return False
-        others = differing(self._read(self.path / COMPARE).get("identity", {}), json.loads(json.dumps(identity)))
+        others = self._others(json.loads(json.dumps(identity)), force)
         if others and not force:
             raise StoreError(
                 f"output folder {self.path} holds a comparison of something else ({', '.join(others)}); choose "
                 "another --out, or replace it with --force"
             )
         return bool(others)
+
+    def _others(self, identity: Mapping[str, Any], force: bool) -> list[str]:
+        """What differs from the comparison that is there; a file that cannot be read may be replaced, too."""
+        try:
+            found = read_object(self.path / COMPARE, "replace the comparison with --force")
+        except StoreError:
+            if force:
+                return [COMPARE]
+            raise
+        return differing(found.get("identity", {}), identity)
 
     def _beginning(self) -> bool:
         """Whether all that is there is what a process leaves that begins just now."""
@@ -225,4 +235,4 @@ class CompareFolder:
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
-        return read_object(path, "replace the comparison with --force")
+        return read_object(path, "remove that file")

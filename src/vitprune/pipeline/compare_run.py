@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -76,7 +76,8 @@ def run_compare(
     if world() > 1:
         raise ComparisonError(f"a comparison's cells run in one process each, but {world()} were launched together")
     said, place = progress or Silent(), resolve_device(device)
-    identity = {"model": spec, "data": asdict(data), "new_head": new_head, "device": place.partition(":")[0]}
+    reading = {name: value for name, value in asdict(data).items() if name != "workers"}  # which decide nothing
+    identity = {"model": spec, "data": reading, "new_head": new_head, "device": place.partition(":")[0]}
     common = {**identity, "distill": distill}
     cells = cells_of(methods, targets, seeds, training, common, taught=distill and not new_head)
     first = next(iter(methods)) if baseline is None else baseline
@@ -128,35 +129,46 @@ def run_compare(
         folder.finish(cell)
 
     with folder.entered(identity, asked, config, force=force):
-        known = {cell.key: folder.failure(cell) for cell in cells}
-        left, waiting = list(enumerate(cells, 1)), 0
-        while left:
-            taken: list[tuple[int, Cell]] = []
-            for number, cell in left:
-                title_of = f"cell {number} of {len(cells)}: {cell.name}"
-                with folder.lock(cell.key, wait=False) as mine:
-                    if not mine:
-                        taken.append((number, cell))
-                    elif folder.done(cell):
-                        said.line(f"{title_of}: done before, in {folder.model(cell)}")
-                    elif folder.failure(cell) != known[cell.key]:
-                        said.line(f"{title_of}: failed meanwhile, in another process")
-                    else:
-                        said.line(title_of)
-                        folder.begin(cell)
-                        try:
-                            one(cell)
-                        except Exception as error:  # whatever it is: the other cells may go well
-                            said.done()
-                            said.line(f"{cell.name} failed: {folder.fail(cell, error)}")
-                        tables()
-            if taken and len(taken) != waiting:
-                waiting = len(taken)
-                said.line(f"waiting for {waiting} of {len(cells)} cells, which other processes are at")
-            if len(taken) == len(left):
-                time.sleep(POLL_S)
-            left = taken
+        _share(folder, cells, one, tables, said)
         return tables()
+
+
+def _share(
+    folder: CompareFolder,
+    cells: Sequence[Cell],
+    do: Callable[[Cell], None],
+    after: Callable[[], object],
+    said: Progress,
+) -> None:
+    """Does all cells that are not finished, but for those that other processes do meanwhile; `after` each of them."""
+    known = {cell.key: folder.failure(cell) for cell in cells}
+    left, waiting = list(enumerate(cells, 1)), 0
+    while left:
+        taken: list[tuple[int, Cell]] = []
+        for number, cell in left:
+            title = f"cell {number} of {len(cells)}: {cell.name}"
+            with folder.lock(cell.key, wait=False) as mine:
+                if not mine:
+                    taken.append((number, cell))
+                elif folder.done(cell):
+                    said.line(f"{title}: done before, in {folder.model(cell)}")
+                elif folder.failure(cell) != known[cell.key]:
+                    said.line(f"{title}: failed meanwhile, in another process")
+                else:
+                    said.line(title)
+                    folder.begin(cell)
+                    try:
+                        do(cell)
+                    except Exception as error:  # whatever it is: the other cells may go well
+                        said.done()
+                        said.line(f"{cell.name} failed: {folder.fail(cell, error)}")
+                    after()
+        if taken and len(taken) != waiting:
+            waiting = len(taken)
+            said.line(f"waiting for {waiting} of {len(cells)} cells, which other processes are at")
+        if len(taken) == len(left):
+            time.sleep(POLL_S)
+        left = taken
 
 
 class _Dense:
