@@ -69,9 +69,8 @@ def read_config(path: Path, **command_line: Any) -> Config:
     for name, given in found["methods"].items():
         place = f"methods.{name}"
         own = _options(path, place, given)
-        own.setdefault("method", name)
-        if own["method"] == name and "method" not in given:
-            _check_implied(path, place, name)
+        if "method" not in own:
+            own["method"] = _implied(path, place, name)
         runs[name] = _run(path, place, {**_usual(found), **command_line, **common, **own}, {*common, *own})
     first = next(iter(runs.values()))
     return Config(
@@ -160,8 +159,8 @@ def _check_type(path: Path, place: str, key: str, value: Any, kind: type) -> Non
         raise ConfigError(f"{path}: {place} {key} must be {_TYPES[kind]}, but got {value!r}")
 
 
-def _check_implied(path: Path, place: str, name: str) -> None:
-    """Pass when the table's name is that of a method, which it then means."""
+def _implied(path: Path, place: str, name: str) -> str:
+    """The method that a table means by its name."""
     from vitprune.pipeline.learned import METHODS
     from vitprune.score.registry import METHODS as SCORES
 
@@ -170,6 +169,7 @@ def _check_implied(path: Path, place: str, name: str) -> None:
             f"{path}: [{place}] has no method, and {name!r} is none of auto, {', '.join((*SCORES, *METHODS))}; "
             "add method = ..."
         )
+    return name
 
 
 def _run(path: Path, place: str, options: Mapping[str, Any], given: Collection[str]) -> Any:
