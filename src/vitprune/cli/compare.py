@@ -17,7 +17,7 @@ def compare(
         Path,
         typer.Argument(
             metavar="CONFIG",
-            help="A TOML file: model, data, seeds, targets, [common] and [methods.NAME] with options of prune.",
+            help="A TOML file: model, data, seeds, targets; options of prune in the tables common and methods.NAME.",
             show_default=False,
         ),
     ],
