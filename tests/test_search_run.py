@@ -65,7 +65,7 @@ def test_it_is_measured_on_images_that_it_did_not_see(folder):
 
 def test_files_hold_all_probes(folder):
     out, result = folder
-    rows = list(csv.DictReader((out / "probes.csv").open()))
+    rows = list(csv.DictReader((out / "probes.csv").read_text().splitlines()))
     assert [int(r["probe"]) for r in rows] == [p.number for p in result.probes]
     assert [r for r in rows if r["chosen_for"]][-1]["probe"] == str(result.found.number)
     assert (out / "probes.png").read_bytes().startswith(b"\x89PNG")
@@ -122,11 +122,35 @@ def test_probes_may_be_trained(tmp_path):
     assert tuned.costs["macs"] <= 0.5
 
 
-def test_a_latency_is_searched_by_prediction_and_measured(tmp_path):
-    settings = replace(QUICK, target=vitprune.Target.parse("latency=0.8x"), max_drop=None, trials=2, threads=1)
-    result = run_search(MODEL, DATA, settings, None, tmp_path / "run", device="cpu")
-    assert set(result.found.costs) == {"macs", "params", "latency"}
-    assert 0.6 < result.found.costs["latency"] < 1.0
+class FixedOverhead:
+    """A device on which a tenth of the time does not shrink, which the table does not know."""
+
+    dense_ms = 10.0
+
+    def __init__(self, model, graph, *rest, **more):
+        self.graph = graph
+
+    def prediction(self, names):
+        self.names = names
+        return self
+
+    def at(self, sizes):
+        return self.graph.cost(dict(zip(self.names, sizes, strict=True)))[0] / self.graph.cost()[0]
+
+    def measured(self, model, plan):
+        share = 0.1 + 0.9 * self.graph.cost(plan.sizes())[0] / self.graph.cost()[0]
+        return replace(plan, obtained={**plan.obtained, "latency": {"ratio": share}})
+
+
+def test_a_latency_is_searched_by_prediction_and_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitprune.pipeline.search_run.Timed", FixedOverhead)
+    settings = replace(QUICK, target=vitprune.Target.parse("latency=5ms"), max_drop=None, trials=1)
+    found = run_search(MODEL, DATA, settings, None, tmp_path / "run", device="cpu").found
+    assert set(found.costs) == {"macs", "params", "latency"}
+    assert 0.1 + 0.9 * found.costs["latency"] == pytest.approx(0.5, rel=0.03)
+    low = replace(settings, target=vitprune.Target.parse("latency=0.19x"))
+    with pytest.raises(SearchError, match=r"latency=0.19x cannot be reached with these kinds"):
+        run_search(MODEL, DATA, low, None, tmp_path / "run", device="cpu")
 
 
 def probe(number: int, macs: float, lost: float) -> Probe:

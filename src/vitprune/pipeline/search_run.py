@@ -15,6 +15,7 @@ from vitprune import models
 from vitprune.allocate import Target
 from vitprune.allocate.allocate import choices, wanted_kinds
 from vitprune.data import Data
+from vitprune.errors import TargetError
 from vitprune.files import write_text
 from vitprune.latency.timed import Timed
 from vitprune.pipeline.opening import Opened
@@ -290,9 +291,18 @@ class _Search:
             got = self._timed().measured(prober.source, plan).obtained["latency"]["ratio"]
             self.said.line(f"measured latency={got:.4f}x, predicted {chosen.costs['latency']:.4f}x")
             if abs(got / goal.budget - 1) <= TOLERANCE:
-                break
+                return chosen
             budget *= goal.budget / got
-            chosen = prober.probe(at_cost(prober, along(prober, weights, "latency"), "latency", budget), "latency")
+            try:
+                smaller = at_cost(prober, along(prober, weights, "latency"), "latency", budget)
+            except TargetError as error:
+                raise SearchError(
+                    f"latency={goal.budget:.4g}x cannot be reached with these kinds: a model of predicted "
+                    f"{chosen.costs['latency']:.4f}x takes {got:.4f}x when it is measured; ask for more, or let more "
+                    "kinds shrink"
+                ) from error
+            chosen = prober.probe(smaller, "latency")
+        self.said.line(f"note: latency asked {goal.budget:.4g}x, not within {TOLERANCE:.0%} after four measurements")
         return chosen
 
     def _tune(self, training: TrainSettings, model: nn.Module) -> None:
