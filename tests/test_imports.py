@@ -67,9 +67,16 @@ def test_a_type_checking_guard_is_never_needed():
 
 @pytest.mark.parametrize("code", ["import vitprune; vitprune.__version__; dir(vitprune)", "import vitprune.cli"])
 def test_light_entries_import_nothing_heavy(code):
-    script = f"import sys\n{code}\nprint(sorted({{'torch', 'timm', 'transformers', 'matplotlib'}} & set(sys.modules)))"
+    heavy = {"torch", "timm", "transformers", "matplotlib", "optuna"}
+    script = f"import sys\n{code}\nprint(sorted({heavy!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_optuna_is_loaded_by_studies_alone():
+    script = "import sys, vitprune.search, vitprune.pipeline.search_run\nprint('optuna' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    assert run.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["prune", "--help"], ["demo", "-h"], []])

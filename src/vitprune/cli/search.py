@@ -47,14 +47,28 @@ def search(
     confident: Annotated[
         bool, typer.Option("--confident", help="The upper end of the drop's 95 % interval must hold it.")
     ] = False,
-    method: Annotated[str, typer.Option(help="ratio-search.")] = "ratio-search",
+    method: Annotated[str, typer.Option(help="ratio-search, or a study of Optuna: bayes, nsga2.")] = "ratio-search",
     per: Annotated[
         str, typer.Option(help="A share for each: module (attention, MLP, ...), kind, or block (modules of each).")
     ] = "module",
     score: Annotated[str, typer.Option(help="Of units; see --method of vitprune prune.")] = "auto",
-    trials: Annotated[int | None, typer.Option(min=1, help="Probes at most.", show_default="no limit")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Probes at most; of a study, of all workers.", show_default="no limit")
+    ] = None,
     budget_minutes: Annotated[
-        float | None, typer.Option(help="Minutes that probes may take.", show_default="no limit")
+        float | None,
+        typer.Option(help="Minutes that probes may take; of a study, of all workers.", show_default="no limit"),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Of a study that many workers share: sqlite:///PATH, journal:PATH or postgresql://USER@HOST/DATABASE.",
+            show_default="study.db in the folder",
+        ),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the study in its storage.", show_default="goal and method")
     ] = None,
     probe_epochs: Annotated[int, typer.Option(min=0, help="Epochs of training in every probe.")] = 0,
     val_images: Annotated[
@@ -125,6 +139,8 @@ def search(
         trials=trials,
         minutes=budget_minutes,
         baselines=fixed,
+        storage=storage,
+        study=study,
     )
     place = out or o.default_out(model, "search")
     images = replace(run.data, val_images=val_images)
@@ -137,10 +153,13 @@ def _show(result: Any, json: bool) -> None:
     from vitprune.report import print_rows
 
     fixed = {name: None if p is None else p.to_json() for name, p in result.fixed.items()}
-    rows = [row.to_json() for row in result.model.rows]
+    rows = [] if result.model is None else [row.to_json() for row in result.model.rows]
     if json:
         found = {"goal": str(result.goal), "found": result.found.to_json(), "fixed": fixed, "dense": result.dense_top1}
         print_json({"out": str(result.folder), **found, "probes": len(result.probes), "rows": rows})
+        return
+    if result.model is None:
+        print(f"best so far: {_line(result.found, result.goal.cost)}; the worker that ended the study saves the model")
         return
     print_rows(result.model.rows, f"{result.goal}")
     cost, found = result.goal.cost, result.found

@@ -25,14 +25,14 @@ class SearchFolder:
 
     path: Path
 
-    def check(self, settings: Mapping[str, Any], *, force: bool) -> bool:
-        """Whether the folder is to be made anew; False: it holds this search, which goes on.
+    def check(self, settings: Mapping[str, Any], *, force: bool) -> None:
+        """Pass when the folder is free, may be replaced, or holds this search, which goes on.
 
         Nothing is changed. Raises StoreError when it belongs to something else, naming what differs.
         """
         if not (self.path / SEARCH).is_file() or force:
             check_free(self.path, force=force, marker=SEARCH)
-            return True
+            return
         found = {name: value for name, value in self.settings().items() if name != GROUPS}
         others = differing(found, json.loads(json.dumps(dict(settings))))
         if others:
@@ -40,18 +40,19 @@ class SearchFolder:
                 f"output folder {self.path} holds a search with other settings ({', '.join(others)}); choose another "
                 f"--out, or {AGAIN}"
             )
-        return False
 
-    def begin(self, settings: Mapping[str, Any], *, new: bool) -> Record:
-        """Makes the folder, in place of an old one where that was permitted; what was tried before.
+    def begin(self, settings: Mapping[str, Any], *, force: bool) -> Record:
+        """Makes the folder, with `force` in place of an old one; what was tried before.
+
+        One that another worker made since it was checked is left as it is.
 
         Raises StoreError when it cannot be written, or holds a damaged record.
         """
-        if new and self.path.exists():
+        if force and self.path.exists():
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if new:
+            if not (self.path / SEARCH).is_file():
                 write_text(self.path / SEARCH, json.dumps(dict(settings), indent=1))
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error

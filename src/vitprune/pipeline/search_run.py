@@ -22,7 +22,7 @@ from vitprune.pipeline.opening import Opened
 from vitprune.pipeline.pick import exact_shares, materialise, picked
 from vitprune.pipeline.prune_run import PruneResult
 from vitprune.pipeline.search_folder import FOUND, PICKS, SearchFolder
-from vitprune.pipeline.search_settings import SearchSettings
+from vitprune.pipeline.search_settings import STUDIES, SearchSettings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.processes import world
 from vitprune.progress import Progress, Silent
@@ -41,6 +41,7 @@ from vitprune.search import (
     SearchError,
     baselines,
     check_resolution,
+    found,
     front,
     held,
     ratio_search,
@@ -63,7 +64,7 @@ class SearchResult:
     found: Probe
     fixed: Mapping[str, Probe | None]  # the fixed ratios that hold the goal
     probes: tuple[Probe, ...]  # all that were made, in order
-    model: PruneResult  # what was saved, measured on images that the search did not see where the data has some
+    model: PruneResult | None  # what was saved, measured on images that the search did not see; None: by another worker
 
 
 def run_search(
@@ -98,7 +99,7 @@ def run_search(
     settings, data = settings.resolved(), replace(data, separate_test=True)
     said, place, folder = progress or Silent(), resolve_device(device), SearchFolder(out)
     wanted = _decisive(spec, data, settings, seed, new_head)
-    new = folder.check(wanted, force=force)
+    folder.check(wanted, force=force)
     opened, images = open_both(
         spec,
         data,
@@ -113,8 +114,11 @@ def run_search(
         check_resolution(settings.max_drop, images.val.size, len(images.classes))
     work = _Search(opened, images, settings, seed, place, said)
     goal = work.goal()  # fails at once for one that cannot be
-    prober = work.prober(folder.begin(wanted | {"groups": work.graph.sizes()}, new=new))
-    chosen = work.run(prober, goal)
+    prober = work.prober(folder.begin(wanted | {"groups": work.graph.sizes()}, force=force))
+    chosen = work.run(prober, goal) if settings.method not in STUDIES else work.share(prober, goal, out, wanted, force)
+    if chosen is None:
+        best = found(prober, goal)
+        return SearchResult(out, goal, prober.judge.dense.top1, best, {}, tuple(prober.probes), None)
     if not chosen.sizes:
         raise SearchError(f"{goal} is the dense model itself; ask for less")
     fixed = baselines(prober, goal) if settings.baselines else {}
@@ -180,7 +184,19 @@ def _name(purpose: str, probe: Probe, training: TrainSettings | None) -> str:
 
 def _decisive(spec: str, data: DataSettings, settings: SearchSettings, seed: int, new_head: bool) -> dict[str, Any]:
     """What decides the outcome of a probe, as JSON values."""
-    free = {"max_drop", "target", "cost", "confident", "method", "per", "trials", "minutes", "baselines"}
+    free = {
+        "max_drop",
+        "target",
+        "cost",
+        "confident",
+        "method",
+        "per",
+        "trials",
+        "minutes",
+        "baselines",
+        "storage",
+        "study",
+    }
     free |= set() if "latency" in _metrics(settings) else {"latency_batch", "threads"}
     probe = {**asdict(settings), "probe": None if settings.probe is None else settings.probe.to_json()}
     probe["kinds"] = list(wanted_kinds(settings.kinds, ()))
@@ -270,9 +286,43 @@ class _Search:
 
     def run(self, prober: Prober, goal: Goal) -> Probe:
         """The best probe for the goal."""
+        self._begin(prober, goal)
+        return self._end(prober, goal, ratio_search(prober, goal))
+
+    def share(self, prober: Prober, goal: Goal, folder: Path, decisive: Mapping[str, Any], force: bool) -> Probe | None:
+        """The best probe of a study, when this worker is the one that ends it; None: another one is."""
+        from vitprune.search.identity import weights_digest
+        from vitprune.search.worker import study_search
+
+        self._begin(prober, goal)
+        kept, prober.record = prober.record, prober.record.copy()  # workers may share the folder: one of them writes
+        ended = study_search(
+            prober,
+            goal,
+            self.settings.method,
+            folder=folder,
+            storage=self.settings.storage,
+            name=self.settings.study,
+            seed=self.seed,
+            identity={**decisive, "weights": weights_digest(self.opened.model)},
+            force=force,
+        )
+        if not ended.last:
+            self.said.line(
+                f"the study is finished: best {goal.cost}={ended.best.costs[goal.cost]:.4f}; another worker saves"
+            )
+            return None
+        kept.learn(prober.probes)
+        prober.record = kept
+        best = kept.find(ended.best.sizes)
+        assert best is not None
+        return self._end(prober, goal, best)
+
+    def _begin(self, prober: Prober, goal: Goal) -> None:
         self.said.line(f"searching {goal}, shares of {', '.join(prober.space.names)}")
         prober.purpose = f"{self.settings.method} per {self.settings.per}, {goal.name}"
-        chosen = ratio_search(prober, goal)
+
+    def _end(self, prober: Prober, goal: Goal, chosen: Probe) -> Probe:
         if goal.cost == "latency" and goal.budget is not None:
             chosen = self._at_latency(prober, goal, chosen)
         self.said.line(

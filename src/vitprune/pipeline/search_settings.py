@@ -14,7 +14,8 @@ from vitprune.recover import TrainSettings
 from vitprune.search import PERS, SearchError
 from vitprune.search.space import Per
 
-METHODS = ("ratio-search",)
+STUDIES = ("bayes", "nsga2")  # methods whose trials many workers can share
+METHODS = ("ratio-search", *STUDIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,10 @@ class SearchSettings:
     latency_batch: int = 1
     threads: int | None = None
     probe: TrainSettings | None = None  # a short training of every probe; None: none
-    trials: int | None = None  # probes at most
-    minutes: float | None = None  # that probes may take
+    trials: int | None = None  # probes at most; of all workers
+    minutes: float | None = None  # that probes may take; added up over workers
+    storage: str | None = None  # of a study: see `vitprune.search.storage`; None: a file in the search's folder
+    study: str | None = None  # its name in the storage; None: by goal and method
     baselines: bool = True  # fixed ratios under the same goal, beside
 
     def __post_init__(self) -> None:
@@ -51,6 +54,14 @@ class SearchSettings:
         for name, value in (("trials", self.trials), ("minutes", self.minutes)):
             if value is not None and value <= 0:
                 raise SearchError(f"a search needs {name} above 0, but got {value:g}")
+
+        shared = self.method in STUDIES
+        if shared and self.trials is None and self.minutes is None:
+            raise SearchError(
+                f"{self.method} goes on until its limits, but has none; give --trials or --budget-minutes"
+            )
+        if not shared and (self.storage is not None or self.study is not None):
+            raise SearchError(f"--storage and --study are for {' and '.join(STUDIES)}, but the method is {self.method}")
 
     @staticmethod
     def from_json(fields: Mapping[str, Any]) -> SearchSettings:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vitprune.errors import StoreError
@@ -38,6 +39,19 @@ class Record:
             beside = path.with_suffix(".tmp")
             beside.write_text(whole, encoding="utf-8")
             beside.replace(path)
+
+    def copy(self) -> Record:
+        """The same probes, in memory alone."""
+        other = Record()
+        for probe in self.probes:
+            other.add(probe)
+        return other
+
+    def learn(self, probes: Iterable[Probe]) -> None:
+        """Adds those of plans that it does not have, with numbers of its own."""
+        for probe in probes:
+            if self.find(probe.sizes) is None:
+                self.add(replace(probe, number=len(self.probes) + 1))
 
     def find(self, sizes: Mapping[str, int]) -> Probe | None:
         """The probe of the plan with these sizes of what loses units."""

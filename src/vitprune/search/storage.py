@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from vitprune.search.errors import SearchError
 
 FILE = "study.db"
 FORMS = "sqlite:///PATH (one machine), journal:PATH (a network file system) or postgresql://USER@HOST/DATABASE"
+DRIVERS = ("psycopg2", "psycopg")  # of PostgreSQL
 TIMEOUT_S = 60  # for the lock of a SQLite file
 CONNECT_S = 10  # to a server
 ATTEMPTS = 6  # at making tables that another worker is making too
@@ -36,7 +38,6 @@ def open_storage(text: str | None, folder: Path) -> BaseStorage:
     Raises SearchError for another text, a driver that is not installed, and a storage that cannot be used; passwords
     are never shown.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told by the search
     given = f"sqlite:///{folder.absolute() / FILE}" if text is None else text
     with quiet():
         if given.startswith("journal:"):
@@ -107,15 +108,20 @@ def _database(text: str) -> BaseStorage:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise SearchError(f"the storage of a study must be {FORMS}, but got {place!r}") from error
-    kind = url.get_backend_name()
+    kind = "postgresql" if url.drivername == "postgres" else url.get_backend_name()
     if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and url.database in (None, "", ":memory:")):
         raise SearchError(f"the storage of a study must be {FORMS}, but got {place!r}")
     options: dict[str, Any] = {"connect_args": {"timeout": TIMEOUT_S}}
     if kind == "postgresql":
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_S}}
+        if "@" in (url.host or ""):
+            raise SearchError(f"the storage {place} has an @ in its password, which must be written %40 there")
+        if url.drivername in (kind, "postgres"):  # which driver that means depends on SQLAlchemy's version
+            there = [name for name in DRIVERS if find_spec(name)]
+            url = url.set(drivername=f"{kind}+{(there or DRIVERS)[0]}")
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            storage = RDBStorage(text, engine_kwargs=options)
+            storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
             if kind == "sqlite":
                 _whole_transactions(storage.engine)
             return storage
@@ -157,8 +163,8 @@ def _why(error: BaseException, text: str) -> str:
     while isinstance(cause, optuna.exceptions.StorageInternalError) and cause.__cause__ is not None:
         cause = cause.__cause__
     said = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-    secret = re.search(r"://[^/@:]*:(.*)@", text)
-    return said.replace(secret.group(1), "***") if secret and secret.group(1) else said
+    secret = re.search(r"://[^/@:]*:(.+)@", text)
+    return re.sub(rf"(?<!\w){re.escape(secret.group(1))}(?!\w)", "***", said) if secret else said
 
 
 def _whole_transactions(engine: Engine) -> None:

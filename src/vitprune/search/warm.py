@@ -61,5 +61,5 @@ def warm_start(prober: Prober, goal: Goal) -> list[tuple[Given, Mapping[str, flo
         sizes = plan.sizes()
         if sizes not in seen and plan.pruned():
             seen.append(sizes)
-            found.append((given, prober.space.of(prober.graph, sizes)))
+            found.append((given, prober.space.within(prober.space.of(prober.graph, sizes))))
     return found

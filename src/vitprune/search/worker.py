@@ -7,11 +7,13 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -52,7 +54,7 @@ def study_search(
     method: str,
     *,
     folder: Path,
-    storage: str | None = None,
+    storage: str | BaseStorage | None = None,
     name: str | None = None,
     seed: int = 0,
     identity: Mapping[str, Any] | None = None,
@@ -68,7 +70,7 @@ def study_search(
 
     method: "bayes" (a tree-structured Parzen estimator) or "nsga2". Cost and divergence from the dense model are
     minimised; see `samplers`. With a budget, a proposal gives the proportions of shares, and is scaled to the budget.
-    storage: see `open_storage`; without one a file in `folder`. name: of the study; without one the goal's and
+    storage: see `open_storage`, or one that is open; without one a file in `folder`. name: of the study; without one the goal's and
     method's. identity: JSON values that must be the same for all workers. pruning: see `Glance`. force: an old study of
     the name is replaced.
 
@@ -86,8 +88,12 @@ def study_search(
         raise SearchError(
             "no share of the model can be changed: permit smaller ones (--round-to, --minimum) or more kinds"
         )
-    opened = open_storage(storage, folder)
-    reach = Reach(shown(storage), prober.said)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is told by the search
+    if isinstance(storage, BaseStorage):
+        opened, place = storage, type(storage).__name__
+    else:
+        opened, place = open_storage(storage, folder), shown(storage)
+    reach = Reach(place, prober.said)
     name = name or f"{goal.name}, {method} per {prober.space.per}"
     study, given = open_study(opened, name, prober, goal, method, seed, identity or {}, reach, force=force)
     worker = _Worker(study, prober, goal, method, reach, rhythm or Rhythm(), pruning)
@@ -187,10 +193,7 @@ class _Worker:
         done = sum(t.state in DONE for t in trials)
         if done != self.known:
             self.known = done
-            record = self.prober.record
-            for probe in self.reach(lambda: probes_of(self.study)):
-                if record.find(probe.sizes) is None:
-                    record.add(replace(probe, number=len(record.probes) + 1))
+            self.prober.record.learn(self.reach(lambda: probes_of(self.study)))
         return trials
 
     def _one(self, limits: Limits) -> int:
