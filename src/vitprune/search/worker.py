@@ -26,6 +26,7 @@ from vitprune.search.goal import Goal
 from vitprune.search.probe import Probe
 from vitprune.search.prober import Limits, Prober
 from vitprune.search.proposals import Proposals
+from vitprune.search.quality import Quality, drop
 from vitprune.search.ratio_search import found
 from vitprune.search.samplers import METHODS, OUTCOME, excess, samplers, values
 from vitprune.search.storage import Reach, open_storage, shown
@@ -68,11 +69,11 @@ def study_search(
     minutes of probing added up over workers. The number of trials is exact; a worker that has none left waits for the
     others' last ones, and takes over those of the dead.
 
-    method: "bayes" (a tree-structured Parzen estimator) or "nsga2". Cost and divergence from the dense model are
-    minimised; see `samplers`. With a budget, a proposal gives the proportions of shares, and is scaled to the budget.
-    storage: see `open_storage`, or one that is open; without one a file in `folder`. name: of the study; without one the goal's and
-    method's. identity: JSON values that must be the same for all workers. pruning: see `Glance`. force: an old study of
-    the name is replaced.
+    method: "bayes" (a tree-structured Parzen estimator) or "nsga2". What is minimised: see `values`. A proposal gives
+    the proportions of shares; it is scaled to the budget or, with a drop, to a cost that can be the next best.
+    storage: see `open_storage`, or one that is open; without one a file in `folder`. name: of the study; without one
+    the goal's and method's. identity: JSON values that must be the same for all workers. pruning: see `Glance`. force:
+    an old study of the name is replaced.
 
     One worker with a seed makes the same trials every time, also when it is stopped and goes on, as long as probes and
     scores come out the same. Several workers do not, as what is known when one asks depends on the others' speed.
@@ -214,6 +215,7 @@ class _Worker:
             except Stopped as stopped:
                 early = stopped.quality
                 told = {"top1": early.top1, "divergence": early.divergence, "images": early.images}
+                told["excess"] = self._excess(early)
                 self.prober.said.line(
                     f"trial {trial.number + 1} ({self.method}): stopped after {early.images} images, "
                     f"top-1 {100 * early.top1:.2f} %"
@@ -236,6 +238,13 @@ class _Worker:
         cost, rivals = self.prober.costs(plan)[self.goal.cost], self.prober.probes
         stop = Glance(self.goal, self.prober.judge, rivals, cost) if self.pruning and rivals else None
         return self.prober.probe(plan, self.method if way is None else way.way, stop=stop), False
+
+    def _excess(self, early: Quality) -> float:
+        """By how much a probe that was stopped misses the goal: above 0 also where it holds it, but is dominated."""
+        if self.goal.max_drop is None:
+            return 1.0
+        judge = self.prober.judge
+        return max(drop(judge.early(judge.dense), early).points - self.goal.max_drop, 1e-3)
 
     def _tell(
         self, trial: Trial, state: TrialState, reached: tuple[float, float] | None, told: Mapping[str, Any]
