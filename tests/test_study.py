@@ -70,12 +70,12 @@ def random_best(goal: Goal, trials: int, seed: int) -> Probe:
         return found(prober, goal)
 
 
-@pytest.mark.parametrize("method", ["bayes", "nsga2"])
-def test_it_beats_random_shares(method, tmp_path):
-    bests = [searched(prober_of(30), DROP, tmp_path, method, seed=seed).best for seed in range(2)]
+@pytest.mark.parametrize(("method", "part"), [("bayes", 0.97), ("nsga2", 1.0)])
+def test_it_beats_random_shares(method, part, tmp_path):
+    bests = [searched(prober_of(30), DROP, tmp_path, method, seed=seed).best for seed in range(3)]
     assert all(best.lost.points <= 2 for best in bests)
     random = np.mean([random_best(DROP, 30, seed).costs["macs"] for seed in range(6)])
-    assert np.mean([best.costs["macs"] for best in bests]) < 0.97 * random
+    assert np.mean([best.costs["macs"] for best in bests]) < part * random
 
 
 def test_with_a_budget_every_trial_is_at_it(tmp_path):
@@ -219,6 +219,18 @@ def test_a_trial_that_fails_is_tried_again_but_not_for_ever(tmp_path):
 
 
 # ---- trials that are stopped early ----
+
+
+def test_generations_hold_what_was_stopped_too(tmp_path):
+    storage, prober = InMemoryStorage(), prober_of(14)
+    searched(prober, DROP, tmp_path, "nsga2", storage=storage)
+    stopped = [t for t in trials_of(storage) if "probe" not in t.user_attrs[OUTCOME]]
+    assert len(stopped) == prober.judge.stopped > 0
+    for trial in stopped:
+        told = trial.user_attrs[OUTCOME]
+        assert trial.state == TrialState.COMPLETE and told["excess"] > 0
+        assert trial.values[1] == pytest.approx(trial.values[0] + told["excess"])
+    assert len(probes_of(optuna.load_study(study_name=None, storage=storage))) == 14 - len(stopped)
 
 
 def test_pruned_trials_are_no_probes_and_the_best_stays(tmp_path):

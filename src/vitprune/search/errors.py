@@ -24,3 +24,4 @@ class Stopped(Exception):
         """quality: what was known until then, a `Quality` of the early images."""
         super().__init__("not worth going on")
         self.quality = quality
+        self.cost = 1.0  # of the plan, where it is known

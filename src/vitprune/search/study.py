@@ -39,8 +39,8 @@ def open_study(
     reach: Reach,
     *,
     force: bool = False,
-) -> tuple[Study, int]:
-    """The study of this name, made and warm-started if it is not there; and how many trials it was given.
+) -> tuple[Study, list[Mapping[str, float]]]:
+    """The study of this name, made and warm-started if it is not there; and the shares that it was given first.
 
     force: an old one is removed. Raises SearchError when it was made with other settings, or by another program.
     """
@@ -59,7 +59,7 @@ def open_study(
         for point, shares in given:
             _enqueue(study, reach, dict(shares), {WAY: [point.way, point.cost]}, once=True)
         reach(lambda: study.set_user_attr(READY, True))
-    return study, len(given)
+    return study, [shares for _, shares in given]
 
 
 def _joined(study: Study, identity: Mapping[str, Any], name: str, reach: Reach) -> None:
@@ -82,11 +82,11 @@ def distributions(prober: Prober) -> dict[str, BaseDistribution]:
 def probes_of(study: Study) -> list[Probe]:
     """The probes of all trials that were finished, by workers on any machine; numbered by their trials, from 1.
 
-    A plan that several trials came to stands there once. Trials that were pruned are no probes.
+    A plan that several trials came to stands there once. Trials that were stopped early are no probes.
     """
     found: dict[tuple[tuple[str, int], ...], Probe] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if OUTCOME in trial.user_attrs:
+        if "probe" in trial.user_attrs.get(OUTCOME, {}):
             probe = Probe.from_json({**trial.user_attrs[OUTCOME]["probe"], "number": trial.number + 1})
             found.setdefault(tuple(sorted(probe.sizes.items())), probe)
     return list(found.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from vitprune.errors import TargetError
 from vitprune.plan import Plan
@@ -13,6 +15,7 @@ from vitprune.search.ways import Way, along, analytic, at_cost
 
 LEVELS = 5  # costs at which the scores choose, where the goal names none
 FEW = 6  # axes: up to so many, each also goes twice as far once
+MOST, SPREAD = 16, 0.4  # of more: so many directions at most, whose weights differ by so much (logarithms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,22 @@ class Given:
         return along(prober, even if self.way == "equal" else even | {self.way: 2.0}, self.way)
 
 
-def directions(prober: Prober) -> list[dict[str, float]]:
-    """The proposals that come next: equal shares and, of few axes, each one's going twice as far."""
+def directions(prober: Prober, points: Sequence[Mapping[str, float]], seed: int) -> list[dict[str, float]]:
+    """The proposals that come next.
+
+    Of few axes equal shares, and each one's going twice as far; of many, directions around that of the middle one of
+    `points`: among so many shares one at random finds nothing.
+    """
     space = prober.space
     even = dict.fromkeys(space.names, 1.0)
-    ways = [even, *(even | {name: 2.0} for name in space.names if 1 < len(space.names) <= FEW)]
+    if len(space.names) <= FEW:
+        ways = [even, *(even | {name: 2.0} for name in space.names if len(space.names) > 1)]
+        return [space.along(weights, 0.9) for weights in ways]
+    random = np.random.default_rng(seed)
+    middle = space.direction(points[0]) if points else even
+    ways = [even]
+    for _ in range(min(len(space.names), MOST)):
+        ways.append({n: w * float(np.exp(SPREAD * random.standard_normal())) for n, w in middle.items()})
     return [space.along(weights, 0.9) for weights in ways]
 
 

@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,14 @@ from vitprune.search.ratio_search import found
 from vitprune.search.samplers import METHODS, OUTCOME, excess, samplers, values
 from vitprune.search.storage import Reach, open_storage, shown
 from vitprune.search.study import DONE, distributions, give_up, open_study, probes_of, spent, way_of
-from vitprune.search.warm import directions
+from vitprune.search.warm import FEW, directions
 from vitprune.search.ways import along, at_cost
 
 LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)
 WINDOW = (0.87, 0.975)  # of the best cost so far: where the next one is looked for
 MOVES = 40  # tries at a plan that is new, each a little farther from what was proposed
 FIRST_MOVE, LAST_MOVE = 0.03, 0.5  # of the logarithm of shares
-CLASH_S = 5.0
+CLASH_S = 5.0  # for the storage, when a trial ends in an exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,9 @@ def study_search(
     name = name or f"{goal.name}, {method} per {prober.space.per}"
     study, given = open_study(opened, name, prober, goal, method, seed, identity or {}, reach, force=force)
     worker = _Worker(study, prober, goal, method, reach, rhythm or Rhythm(), pruning)
-    make = samplers(method, len(prober.space.axes), given)
-    designed = {given + i: shares for i, shares in enumerate(directions(prober))}
+    designed = dict(enumerate(directions(prober, given, seed), len(given)))
+    axes = len(prober.space.axes)
+    make = samplers(method, axes, len(given) + max(len(designed), 2 * min(axes, FEW)))
     study.sampler = Proposals(make, distributions(prober), seed, worker.realistic, designed)
     limits, prober.limits = prober.limits, Limits()  # the study's, not this worker's
     try:
@@ -209,13 +211,18 @@ class _Worker:
             began = time.monotonic()
             try:
                 probe, known = self._probe(trial)
-                told: dict[str, Any] = {"probe": probe.to_json(), "excess": excess(self.goal, probe)}
-                state, reached = TrialState.COMPLETE, values(self.goal, probe)
+                missed = excess(self.goal, probe)
+                told: dict[str, Any] = {"probe": probe.to_json(), "excess": missed}
                 told["seconds"] = 0.0 if known else probe.seconds
+                state = TrialState.COMPLETE
+                reached = values(self.goal, probe.costs[self.goal.cost], missed, probe.quality.divergence)
             except Stopped as stopped:
                 early = stopped.quality
-                told = {"top1": early.top1, "divergence": early.divergence, "images": early.images}
-                told["excess"] = self._excess(early)
+                missed = self._excess(early)
+                told = {"top1": early.top1, "divergence": early.divergence, "images": early.images, "excess": missed}
+                if self.method == "nsga2":  # whose generations are of trials with values: the early images'
+                    state = TrialState.COMPLETE
+                    reached = values(self.goal, stopped.cost, missed, early.divergence)
                 self.prober.said.line(
                     f"trial {trial.number + 1} ({self.method}): stopped after {early.images} images, "
                     f"top-1 {100 * early.top1:.2f} %"
@@ -223,7 +230,8 @@ class _Worker:
             except TargetError as error:
                 told = {"why": str(error)}
             except BaseException as error:
-                give_up(self.study, Reach(self.reach.place, self.prober.said, CLASH_S), trial.number)
+                with suppress(SearchError):  # where the storage is gone too, others see it by the missing beat
+                    give_up(self.study, Reach(self.reach.place, self.prober.said, CLASH_S), trial.number)
                 raise error
             told = {"worker": self.name, "seconds": time.monotonic() - began, **told}
         return self._tell(trial, state, reached, told)
@@ -237,7 +245,11 @@ class _Worker:
             return known, True
         cost, rivals = self.prober.costs(plan)[self.goal.cost], self.prober.probes
         stop = Glance(self.goal, self.prober.judge, rivals, cost) if self.pruning and rivals else None
-        return self.prober.probe(plan, self.method if way is None else way.way, stop=stop), False
+        try:
+            return self.prober.probe(plan, self.method if way is None else way.way, stop=stop), False
+        except Stopped as stopped:
+            stopped.cost = cost
+            raise
 
     def _excess(self, early: Quality) -> float:
         """By how much a probe that was stopped misses the goal: above 0 also where it holds it, but is dominated."""
