@@ -2,8 +2,18 @@
 
 from vitprune.report.front import Front, FrontPoint, Time, front_csv, front_json, front_markdown, pareto, print_front
 from vitprune.report.front_picture import draw_front
+from vitprune.report.sensitivity import (
+    SensitivityRow,
+    print_sensitivity,
+    sensitivity_csv,
+    sensitivity_json,
+    sensitivity_markdown,
+)
+from vitprune.report.sensitivity_picture import draw_sensitivity
 from vitprune.report.table import Row, format_row, print_rows
 from vitprune.report.widths import WidthRow, draw_widths, width_rows
 
 __all__ = ["Front", "FrontPoint", "Row", "Time", "WidthRow", "draw_front", "draw_widths", "format_row", "front_csv"]
 __all__ += ["front_json", "front_markdown", "pareto", "print_front", "print_rows", "width_rows"]
+__all__ += ["SensitivityRow", "draw_sensitivity", "print_sensitivity", "sensitivity_csv", "sensitivity_json"]
+__all__ += ["sensitivity_markdown"]
