@@ -24,7 +24,7 @@ from vitprune.report.sensitivity_picture import draw_sensitivity
 
 
 def rows(blocks: int = 3) -> list[SensitivityRow]:
-    """Dims at a third and two thirds, MLPs at a quarter and a half (not the last block's), a stream, unmeasured heads."""
+    """Dims at a third and two thirds, MLPs at a quarter and a half but for the last; a stream; heads not measured."""
     found = [SensitivityRow("residual", None, 0.5, 0.5, 0.031, 1.5, 0.3, {"macs": 0.5, "params": 0.5})]
     for b in range(blocks):
         for asked, removed in ((0.25, 1 / 3), (0.75, 2 / 3)):
@@ -117,7 +117,7 @@ def test_picture_holds_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert texts[1] == sorted(f"{row.lost:.2f}" for row in measured)
     for panel in (upper, lower):
         blank = [p for p in panel.patches if p.get_hatch()]
-        assert len(blank) == 2 + 3 and len(panel.patches) == len(measured) + len(blank)  # two of mlp, the heads' line
+        assert len(blank) == 2 + 1 and len(panel.patches) == len(measured) + len(blank)  # only block 0 has heads
         assert [t.get_text() for t in panel.get_yticklabels()] == [line.label for line in sensitivity_lines(rows())]
         assert [t.get_text() for t in panel.get_xticklabels()] == ["0", "1", "2"]
     assert "nat" in bars[0].get_ylabel() + upper.get_title(loc="left")

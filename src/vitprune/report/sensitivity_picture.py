@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = ""
     """Writes a picture (by the suffix of `path`: png, svg, pdf): two heat maps, a column per block.
 
     Above, divergence on a logarithmic scale; below, top-1 lost, grey where it cannot be told from 0. A line is a part
-    at one fraction removed; what reaches into all blocks fills the line. Hatched: not measured.
+    at one fraction removed; what reaches into all blocks fills the line. Hatched: not measured; white: there is none.
 
     Raises StoreError when the file cannot be written.
     """
@@ -40,7 +40,7 @@ def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = ""
     from matplotlib.ticker import StrMethodFormatter
 
     lines, blocks = sensitivity_lines(rows), sensitivity_blocks(rows)
-    places = _places(lines)
+    places, have = _places(lines), {(row.part, row.block) for row in rows}
     columns = max(len(blocks), 1)
     height = LINE * (places[-1] + 1 if places else 1)
     figure = Figure(figsize=(max(2.9 + CELL * columns, 6.0), 2 * (height + 0.75) + 0.6), layout="constrained")
@@ -64,7 +64,7 @@ def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = ""
         ),
     ):  # fmt: skip
         shades = ScalarMappable(norm, colours)
-        missing |= _panel(panel, lines, places, blocks, shades, value, text, grey=panel is lower)
+        missing |= _panel(panel, lines, places, blocks, have, shades, value, text, grey=panel is lower)
         bar = figure.colorbar(shades, ax=panel, extend=extend, pad=0.01, fraction=0.05, aspect=max(6, 3.2 * height))
         panel.set_title(label, fontsize=9, loc="left")
         bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -98,20 +98,22 @@ def _panel(
     lines: Sequence[SensitivityLine],
     places: Sequence[float],
     blocks: Sequence[int],
+    have: Collection[tuple[str, int | None]],
     shades: Any,
     value: Callable[[SensitivityRow], float],
     text: Callable[[SensitivityRow], str],
     *,
     grey: bool,
 ) -> bool:
-    """Draws the cells; whether one was missing."""
+    """Draws the cells; whether one of `have`, the parts and their blocks, was missing."""
     from matplotlib.patches import Rectangle
 
     columns, missing = max(len(blocks), 1), False
-    whole = {line.part for line in lines if None in line.cells}
+    spans: list[tuple[int | None, int, int]] = [(None, 0, columns), *((b, i, 1) for i, b in enumerate(blocks))]
     for line, top in zip(lines, places, strict=True):
-        spans = [(None, 0, columns)] if line.part in whole or not blocks else [(b, i, 1) for i, b in enumerate(blocks)]
         for block, left, width in spans:
+            if (line.part, block) not in have:
+                continue
             row = line.cells.get(block)
             if row is None:
                 missing = True
