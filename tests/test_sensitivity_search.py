@@ -16,7 +16,7 @@ from toys import toy_graph
 from vitprune.errors import TargetError
 from vitprune.plan import Plan
 from vitprune.search import Goal, Limits, Prober, Quality, Record, SearchError, curves_of, space_of
-from vitprune.search.curve_plans import Adder, divergence_at, plan_from, sensitivity_search, way_of
+from vitprune.search.curve_plans import Adder, curves_for, divergence_at, plan_from, sensitivity_search, way_of
 from vitprune.search.parts import Part, parts_of
 from vitprune.search.quality import Drop
 from vitprune.search.sensitivity import Curve, Level
@@ -69,7 +69,7 @@ def prober(graph: Graph | None = None, kinds: tuple[str, ...] = ("mlp", "qk", "v
     scores = {g.name: np.random.default_rng(0).random((g.lanes, g.size)) for g in graph.groups}
     judge: Any = Dense()
     space = space_of(graph, [g.name for g in graph.groups if g.kind in kinds])
-    made = Formula(nn.Identity(), graph, scores, space, judge, (), (), kinds=kinds, **further)
+    made = Formula(nn.Identity(), graph, scores, space, judge, None, (), kinds=kinds, **further)
     judge.prober = made
     return made
 
@@ -237,6 +237,22 @@ def test_the_search_keeps_its_goal() -> None:
         plan_from(curves, one, "macs", 0.1)
     with pytest.raises(SearchError, match="needs a table of times"):
         plan_from(curves, one, "latency", 0.5)
+
+
+def test_a_goal_beyond_the_fractions_has_another_one_measured() -> None:
+    def reach(goal: Goal, **further: Any) -> list[float]:
+        one = prober(kinds=("mlp",), **further)
+        return [level.removed for level in curves_for(one, goal, (0.5,)).curves[0].levels]
+
+    one = prober(kinds=("mlp",))
+    half = one.costs(one.by_sizes({f"blocks.{b}.fc1:mlp": 32 for b in (0, 1)}))["macs"]
+    assert reach(Goal(budget=half)) == [0.5]
+    assert reach(Goal(budget=half - 0.01)) == [0.5, 0.875]  # the size nearest to a tenth
+    assert sensitivity_search(prober(kinds=("mlp",)), Goal(budget=0.75)).costs["macs"] <= 0.75
+    whole = 100 * formula(one.graph, one.graph.sizes() | {f"blocks.{b}.fc1:mlp": 32 for b in (0, 1)}) / 5
+    assert reach(Goal(max_drop=whole + 0.1)) == [0.5, 0.875]
+    assert reach(Goal(max_drop=whole - 0.1)) == [0.5]
+    assert reach(Goal(max_drop=whole + 0.1), limits=Limits(trials=2)) == [0.5]  # none is left to look further
 
 
 def test_latency_is_added_up_from_predictions() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitprune.cli import look, prune, sweep, train
+from vitprune.cli import look, prune, search, sweep, train
 from vitprune.cli.run import catch_termination, reported
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": prune.demo,
     "inspect": look.inspect,
     "prune": prune.prune,
+    "search": search.search,
     "sweep": sweep.sweep,
     "train": train.train,
     "finetune": train.finetune,

@@ -91,6 +91,11 @@ def request(**options: Any) -> Request:
     )
 
 
+def defaults_of(command: Command, names: Collection[str]) -> dict[str, Any]:
+    """What the options of these names are when they are not given."""
+    return {p.name: p.default for p in _parameters(command) if p.name in names}
+
+
 def with_options_of(command: Command, *, without: Collection[str]) -> Callable[[Command], Command]:
     """Decorates a command that takes `**rest`: in its place the parser sees the options of `command`.
 

@@ -43,6 +43,8 @@ def open_data(
     device: str = "cpu",
     repeat_channels: bool = False,
     calibration: int = 0,
+    val_images: int | None = None,
+    separate_test: bool = False,
 ) -> Data:
     """The splits of the data set that `spec` names, converted to what `preprocessing` asks for.
 
@@ -51,6 +53,8 @@ def open_data(
     head; another count is an error. `repeat_channels` lets one-channel image files through to a three-channel model.
     calibration: so many training images, balanced over the classes, are also given without augmentation, in an order
     that is not that of the classes.
+    val_images: at most so many validation images, balanced over the classes. separate_test: where a set has no test
+    images of its own, its validation images become these, and others are split off from the training images.
     In-memory sets (Fashion-MNIST, CIFAR-10) are prepared and augmented on `device`, image files by `workers` processes.
 
     Raises:
@@ -60,7 +64,18 @@ def open_data(
     if batch_size < 1 or workers < 0:
         raise DataError(f"batch size must be at least 1 and workers not negative, but got {batch_size} and {workers}")
     maker = _Maker(
-        preprocessing, seed, val_fraction, batch_size, workers, augment, limit, num_classes, device, calibration
+        preprocessing,
+        seed,
+        val_fraction,
+        batch_size,
+        workers,
+        augment,
+        limit,
+        num_classes,
+        device,
+        calibration,
+        val_images,
+        separate_test,
     )
     kind, _, place = spec.partition(":")
     if kind == "fashion-mnist":
@@ -100,7 +115,10 @@ class _Maker:
         num_classes: int | None,
         device: str,
         calibration: int,
+        val_images: int | None,
+        separate_test: bool,
     ) -> None:
+        self.val_images, self.separate_test = val_images, separate_test
         self.preprocessing, self.seed, self.val_fraction = preprocessing, seed, val_fraction
         self.batch_size, self.workers, self.augment = batch_size, workers, augment
         self.limit, self.num_classes, self.device, self.calibration = limit, num_classes, device, calibration
@@ -113,7 +131,7 @@ class _Maker:
         some = used[balanced_subset(train.labels.numpy()[used], self.calibration or None, self.seed)]
         return Data(
             self._cut(train, used, training=True),
-            self._cut(train, self._limited(train.labels.numpy(), chosen), training=False),
+            self._cut(train, self._validation(train.labels.numpy(), chosen), training=False),
             self._cut(test, balanced_subset(test.labels.numpy(), self.limit, self.seed), training=False),
             tuple(classes),
             self._conversions(train, spec),
@@ -163,18 +181,27 @@ class _Maker:
             notes = (f"{spec}: one-channel images are repeated for {self.preprocessing.channels} channels",)
         everything = np.arange(len(labels))
         rest, chosen = everything, everything
-        if "val" not in stores:
-            rest, chosen = stratified_split(labels, self.val_fraction, self.seed)
-        validation = stores.get("val", train)
-        if "val" in stores:
-            chosen = np.arange(len(validation.labels))
-        test = stores.get("test")
+        own, tested = stores.get("val"), stores.get("test")
+        test = None if tested is None else self._load(tested, np.arange(len(tested.labels)), training=False)
+        if self.separate_test and tested is None:
+            if own is None:
+                everything, held = stratified_split(labels, self.val_fraction, self.seed)
+                test = self._load(train, held, training=False)
+            else:
+                test, own = self._load(own, np.arange(len(own.labels)), training=False), None
+        if own is None:
+            rest, chosen = stratified_split(labels[everything], self.val_fraction, self.seed)
+            rest, chosen = everything[rest], everything[chosen]
+        validation = train if own is None else own
+        if own is not None:
+            chosen = np.arange(len(own.labels))
+        chosen = self._validation(np.asarray(validation.labels, dtype=np.int64), chosen)
         used = self._limited(labels, rest)
         some = rng.permutation(used[balanced_subset(labels[used], self.calibration or None, self.seed)])
         return Data(
             self._load(train, rest, training=True),
             self._load(validation, chosen, training=False),
-            None if test is None else self._load(test, np.arange(len(test.labels)), training=False),
+            test,
             tuple(classes),
             notes,
             self._load(train, some, training=False) if self.calibration else None,
@@ -192,6 +219,10 @@ class _Maker:
             workers=self.workers,
             pin_memory=self.device.startswith("cuda"),
         )
+
+    def _validation(self, labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        some = self._limited(labels, indices)
+        return some[balanced_subset(labels[some], self.val_images, self.seed)]
 
     def _limited(self, labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return indices[balanced_subset(labels[indices], self.limit, self.seed)]

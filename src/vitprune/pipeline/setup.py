@@ -20,6 +20,8 @@ class DataSettings:
     val_fraction: float = 0.1
     workers: int = 0
     repeat_channels: bool = False  # one-channel image files for a three-channel model
+    val_images: int | None = None  # at most so many validation images
+    separate_test: bool = False  # accuracy is reported on images that nothing was chosen by; see `open_data`
 
 
 def resolve_device(device: str) -> str:
@@ -71,6 +73,8 @@ def open_both(
         device=device,
         repeat_channels=wanted.repeat_channels,
         calibration=calibration,
+        val_images=wanted.val_images,
+        separate_test=wanted.separate_test,
     )
     classes = len(data.classes)
     if classes != opened.loaded.num_classes:

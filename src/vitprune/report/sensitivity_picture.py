@@ -52,14 +52,14 @@ def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = ""
     low = max(min(smallest, largest / 10), largest / 10**DECADES)
     most = max([row.lost or 0.0 for row in cells], default=1.0)
     missing = False
-    for panel, norm, colours, label, value, text, extend in (
+    for panel, norm, colours, label, unit, value, text, extend in (
         (
-            upper, LogNorm(low, largest, clip=True), "Blues", f"Divergence from the dense model, {NATS}",
+            upper, LogNorm(low, largest, clip=True), "Blues", f"Divergence from the dense model, {NATS}", "nat / 1000",
             lambda row: 1000 * (row.divergence or 0.0), lambda row: nats(row.divergence or 0.0),
             "min" if smallest < low else "neither",
         ),
         (
-            lower, Normalize(0, min(max(most, 1.0), CAP), clip=True), "Oranges", "Top-1 lost, points",
+            lower, Normalize(0, min(max(most, 1.0), CAP), clip=True), "Oranges", "Top-1 lost, points", "points",
             lambda row: row.lost or 0.0, points, "max" if most > CAP else "neither",
         ),
     ):  # fmt: skip
@@ -67,6 +67,7 @@ def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = ""
         missing |= _panel(panel, lines, places, blocks, have, shades, value, text, grey=panel is lower)
         bar = figure.colorbar(shades, ax=panel, extend=extend, pad=0.01, fraction=0.05, aspect=max(6, 3.2 * height))
         panel.set_title(label, fontsize=9, loc="left")
+        bar.set_label(unit, fontsize=8)
         bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_visible(False)

@@ -21,16 +21,18 @@ from vitprune.latency.knapsack import Knapsack
 from vitprune.plan import Plan, identity
 from vitprune.search.errors import SearchError, Spent
 from vitprune.search.goal import Goal
+from vitprune.search.parts import PartsPer
 from vitprune.search.probe import Probe
 from vitprune.search.prober import Prober
 from vitprune.search.ratio_search import FINE, found
-from vitprune.search.sensitivity import Curve, Curves, curves_of
+from vitprune.search.sensitivity import FRACTIONS, Curve, Curves, curves_of
 from vitprune.search.ways import Way, at_cost, bisect
 from vitprune.trace.graph import Graph
 
 STEPS, STEPS_SHARED = 20_000, 8_000  # of the dense cost: its resolution; with a knapsack per shared size
 ITEM, SHARED = 256, 100  # combinations of sizes of what multiplies in costs, and of what all blocks share, at most
 SINGLE = 64  # sizes of a part that stands alone, at most
+DEEP = 0.9  # the fraction that is measured besides, where the others do not reach down to the goal
 TOGETHER = 6  # parts that multiply, at most; more are taken as if each were alone
 
 Sizes = Mapping[str, int]
@@ -44,7 +46,7 @@ def sensitivity_search(prober: Prober, goal: Goal, curves: Curves | None = None)
     Raises SearchError when nothing was measured, or nothing that was tried holds the goal; TargetError when the curves
     do not reach down to the budget.
     """
-    curves = curves_of(prober) if curves is None else curves
+    curves = curves_for(prober, goal) if curves is None else curves
     try:
         if goal.budget is not None:
             prober.probe(plan_from(curves, prober, goal.cost, goal.budget), "sensitivity")
@@ -53,6 +55,24 @@ def sensitivity_search(prober: Prober, goal: Goal, curves: Curves | None = None)
     except Spent as spent:
         prober.said.line(f"search: ended early, as {spent}")
     return found(prober, goal)
+
+
+def curves_for(prober: Prober, goal: Goal, fractions: Sequence[float] = FRACTIONS, per: PartsPer = "kind") -> Curves:
+    """As `curves_of`, with a fraction of 0.9 too if the goal lies beyond: where all parts at the largest fraction
+    together cost more than the budget, or keep the drop.
+    """
+    curves = curves_of(prober, fractions, per)
+    if curves.missing or max(fractions) >= DEEP or not any(c.levels for c in curves.curves):
+        return curves
+    smallest = way_of(curves, prober, goal.cost).at(0.0)
+    try:
+        if goal.budget is None:
+            beyond = goal.holds(prober.probe(smallest, "sensitivity"))
+        else:
+            beyond = prober.costs(smallest)[goal.cost] > goal.budget
+    except Spent:
+        return curves
+    return curves_of(prober, (*fractions, DEEP), per) if beyond else curves
 
 
 def plan_from(curves: Curves, prober: Prober, cost: str, budget: float) -> Plan:
@@ -73,7 +93,7 @@ def way_of(curves: Curves, prober: Prober, cost: str) -> Way:
     def at(t: float) -> Plan:
         if t >= 1:
             return identity(prober.graph)
-        return prober.by_group({n: size / prober.graph[n].size for n, size in adder.sizes(t).items()})
+        return prober.by_sizes(adder.sizes(t))
 
     return Way("sensitivity", at)
 

@@ -63,6 +63,13 @@ class Goal:
                 found = probe
         return found
 
+    @property
+    def name(self) -> str:
+        """Of files: "macs-at-drop-1", "best-at-macs-0.5"."""
+        if self.max_drop is not None:
+            return f"{self.cost}-at-drop-{self.max_drop:g}{'-confident' if self.confident else ''}"
+        return f"best-at-{self.cost}-{self.budget:.6g}"
+
     def __str__(self) -> str:
         if self.max_drop is not None:
             how = "the upper end of its 95 % interval" if self.confident else "on the validation images"

@@ -17,6 +17,7 @@ class Probe:
 
     number: int  # in the order in which they were made, from 1
     origin: str  # who asked for it: "coarse", "refine", "uniform", "bayes", ...
+    purpose: str  # what it was made for first, and counts for in the limits of: goal and method
     shares: Mapping[str, float]  # of the axes; {} where the plan is none of theirs
     sizes: Mapping[str, int]  # of the groups that lose units
     costs: Mapping[str, float]  # metric -> share of the dense model's cost; latency as a table predicts it
@@ -34,12 +35,3 @@ class Probe:
         """The probe that `to_json` wrote. Raises KeyError or TypeError for anything else."""
         given = dict(fields)
         return Probe(**given | {"quality": Quality(**given["quality"]), "lost": Drop(**given["lost"])})
-
-
-def front(probes: list[Probe], cost: str) -> list[Probe]:
-    """Those that no other one beats in both cost and top-1, cheapest first; of equal ones the first."""
-    found: list[Probe] = []
-    for probe in sorted(probes, key=lambda p: (p.costs[cost], -p.quality.top1, p.number)):
-        if not found or probe.quality.top1 > found[-1].quality.top1:
-            found.append(probe)
-    return found

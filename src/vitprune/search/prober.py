@@ -32,8 +32,8 @@ Latency = Callable[[Mapping[str, int]], float]  # sizes of all groups -> predict
 class Limits:
     """What a search may spend."""
 
-    trials: int | None = None  # probes; those that are known count too
-    minutes: float | None = None  # that probes take; those that are known count too
+    trials: int | None = None  # probes, those that a search that goes on has made before included
+    minutes: float | None = None  # that they take
 
 
 class Prober:
@@ -49,7 +49,7 @@ class Prober:
         scores: Scores,
         space: Space,
         judge: Judge,
-        calibration: Sequence[Any],
+        calibration: Iterable[Any] | None,
         example: tuple[Any, ...],
         *,
         kinds: Sequence[str],
@@ -64,7 +64,8 @@ class Prober:
         record: Record | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """source: the dense model, in the basis in which it is cut. calibration: images for the refit, () for none.
+        """source: the dense model, in the basis in which it is cut. calibration: images for the refit, which are
+        run again for every probe; None: no refit.
 
         scores, kinds, scope, round_to, minimum, protect: see `allocate`. scope: how units compete within an axis.
         """
@@ -72,9 +73,10 @@ class Prober:
         self.calibration, self.example, self.scope = calibration, example, scope
         self.rules: dict[str, Any] = {"kinds": tuple(kinds), "round_to": round_to, "minimum": minimum or {}}
         self.rules["protect"] = tuple(protect)
-        self.refits, self.tune, self.latency = refits and len(calibration) > 0, tune, latency
+        self.refits, self.tune, self.latency = refits and calibration is not None, tune, latency
         self.limits, self.record = limits or Limits(), record if record is not None else Record()
         self.said = progress or Silent()
+        self.purpose = ""  # of the probes from now on; the limits are those of one purpose
         self._felt: dict[str, Sensitivity] | None = None
 
     @property
@@ -89,6 +91,10 @@ class Prober:
     def by_group(self, shares: Mapping[str, float]) -> Plan:
         """What stays when every group of these names keeps its own share."""
         return self._plan({"layer_ratios": {glob.escape(name): share for name, share in shares.items()}}, None)
+
+    def by_sizes(self, sizes: Mapping[str, int]) -> Plan:
+        """What stays at these sizes of groups; the others stay whole."""
+        return self.by_group({name: size / self.graph[name].size for name, size in sizes.items()})
 
     def analytic(self, target: Target) -> Plan:
         """What scores alone choose for the target, without trying anything. Raises TargetError out of reach."""
@@ -113,7 +119,7 @@ class Prober:
     def small(self, plan: Plan) -> nn.Module:
         """The model that the plan gives, refitted and trained as every probe's."""
         model = shrink(self.source, self.graph, plan, check=False, example=self.example)
-        if self.refits and plan.pruned():
+        if self.refits and self.calibration is not None and plan.pruned():
             refit(self.source, model, self.graph, plan, self.calibration, felt=self._sensitivities())
         if self.tune is not None and plan.pruned():
             self.tune(model)
@@ -125,13 +131,14 @@ class Prober:
         known = self.record.find(sizes)
         if known is not None:
             return known
-        self.record.check(self.limits.trials, self.limits.minutes)
+        self.record.check(self.purpose, self.limits.trials, self.limits.minutes)
         began = time.monotonic()
         quality = self.judge(self.small(plan))
         lost = drop(self.judge.dense, quality)
         made = Probe(
             len(self.probes) + 1,
             origin,
+            self.purpose,
             self.space.of(self.graph, plan.sizes()) if shares is None else dict(shares),
             sizes,
             self.costs(plan),
@@ -149,6 +156,7 @@ class Prober:
 
     def _sensitivities(self) -> dict[str, Sensitivity]:
         if self._felt is None:
+            assert self.calibration is not None
             self._felt = sensitivities(self.source, self.calibration, images=FELT, draws=1)
         return self._felt
 

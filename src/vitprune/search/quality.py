@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitprune.errors import DataError
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
+from vitprune.search.held import held
 
 Z95 = 1.959963984540054
 
@@ -72,30 +73,30 @@ class Judge:
     """Fixed images, and what the dense model says of them."""
 
     def __init__(self, dense: nn.Module, batches: Iterable[Any], device: str = "cpu", *, amp: str = "no") -> None:
-        """batches: (images, labels). amp: "no" or "bf16". Raises DataError without images."""
-        self.device, self.amp = device, amp
-        self.batches = [(images, labels) for images, labels in batches]
-        if not self.batches:
+        """batches: (images, labels), run once for every model. amp: "no" or "bf16". Raises DataError without images."""
+        self.device, self.amp, self.batches = device, amp, held(batches)
+        labels = [labels.cpu() for _, labels in self.batches]
+        if not labels:
             raise DataError("a search needs validation images, but the data has none")
-        self._dense: list[Tensor] = []
-        self._dense = [scores.log_softmax(-1).cpu() for scores in self._scores(dense)]
-        self.labels = torch.cat([labels for _, labels in self.batches]).cpu()
-        self.dense = self._quality(torch.cat(self._dense))
+        self.labels = torch.cat(labels)
+        self.expected = self._logs(dense)
+        self.dense = self._quality(self.expected)
 
     def __call__(self, model: nn.Module) -> Quality:
         """The model's answers, in evaluation mode; it keeps the mode that it was in."""
-        return self._quality(torch.cat([scores.log_softmax(-1).cpu() for scores in self._scores(model)]))
+        return self._quality(self._logs(model))
 
-    def _scores(self, model: nn.Module) -> Iterable[Tensor]:
+    def _logs(self, model: nn.Module) -> Tensor:
+        """(images, classes) logarithms of probabilities, on the CPU."""
         model.to(self.device)
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.amp == "bf16")
         with torch.no_grad(), autocast, evaluating(model):
-            for images, _ in self.batches:
-                yield logits(model(images.to(self.device))).float()
+            found = [logits(model(images.to(self.device))).float() for images, _ in self.batches]
+        return torch.cat([scores.log_softmax(-1).cpu() for scores in found])
 
     def _quality(self, logged: Tensor) -> Quality:
         hits = (logged.argmax(-1) == self.labels).numpy()
-        dense = torch.cat(self._dense)
+        dense = self.expected
         divergence = float((dense.exp() * (dense - logged)).sum(-1).double().mean())
         right = base64.b64encode(np.packbits(hits).tobytes()).decode()
         return Quality(float(hits.mean()), divergence, right, len(hits))

@@ -7,7 +7,6 @@ bound. Step sizes are not published; these are ours.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from vitprune.errors import TargetError
@@ -16,12 +15,11 @@ from vitprune.search.errors import SearchError, Spent
 from vitprune.search.goal import Goal
 from vitprune.search.probe import Probe
 from vitprune.search.prober import Prober
-from vitprune.search.space import Shares
+from vitprune.search.space import LEAST_WEIGHT, Shares
 from vitprune.search.ways import Way, along, analytic, at_cost, bisect
 
 COARSE, FINE = 0.08, 0.005  # of the dense cost: where the coarse bisection ends, and the fine one
 FACTORS = (2.0, 2.0**0.5, 2.0**0.25)  # by which an axis' weight is changed, round after round
-LEAST_WEIGHT = 0.01
 
 
 def ratio_search(prober: Prober, goal: Goal) -> Probe:
@@ -129,10 +127,5 @@ class _Search:
     def _better(self, probe: Probe, way: Way) -> bool:
         if self.best is not None and not self.goal.prefers(probe, self.best[0]):
             return False
-        self.best = (probe, way.weights or self._weights(probe))
+        self.best = (probe, way.weights or self.prober.space.direction(probe.shares))
         return True
-
-    def _weights(self, probe: Probe) -> Shares:
-        """The direction on which the probe's shares lie."""
-        shares = self.prober.space.within(probe.shares)
-        return {name: max(-math.log(share), LEAST_WEIGHT) for name, share in shares.items()}

@@ -53,16 +53,16 @@ class Record:
                 raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
         self._keep(probe)
 
-    @property
-    def seconds(self) -> float:
-        """That all probes took together."""
-        return sum(probe.seconds for probe in self.probes)
+    def of(self, purpose: str) -> list[Probe]:
+        """The probes that were made for this purpose."""
+        return [probe for probe in self.probes if probe.purpose == purpose]
 
-    def check(self, trials: int | None, minutes: float | None) -> None:
-        """Pass while so many probes, or minutes of them, were not made yet. Raises Spent."""
-        if trials is not None and len(self.probes) >= trials:
+    def check(self, purpose: str, trials: int | None, minutes: float | None) -> None:
+        """Pass while so many probes, or minutes of them, were not made for the purpose yet. Raises Spent."""
+        made = self.of(purpose)
+        if trials is not None and len(made) >= trials:
             raise Spent(f"{trials} probes were made")
-        if minutes is not None and self.seconds >= 60 * minutes:
+        if minutes is not None and sum(probe.seconds for probe in made) >= 60 * minutes:
             raise Spent(f"probes took {minutes:g} minutes")
 
     def _keep(self, probe: Probe) -> None:

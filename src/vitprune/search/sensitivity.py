@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vitprune.report.sensitivity import SensitivityRow
 from vitprune.search.errors import SearchError, Spent
 from vitprune.search.parts import Part, PartsPer, parts_of
-from vitprune.search.prober import Prober
+from vitprune.search.prober import Limits, Prober
 from vitprune.search.quality import Drop
 
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -78,11 +78,7 @@ def curves_of(prober: Prober, fractions: Sequence[float] = FRACTIONS, per: Parts
 
     Raises SearchError for fractions outside of (0, 1], and when nothing may shrink.
     """
-    bad = [f for f in fractions if not 0 < f <= 1]
-    if bad or not fractions:
-        raise SearchError(
-            f"fractions to remove must be in (0, 1], but got {', '.join(f'{f:g}' for f in bad) or 'none'}"
-        )
+    check_fractions(fractions)
     parts = parts_of(prober, per)
     asked: dict[tuple[str, int], float] = {}  # part and choice -> the nearest of the fractions that mean it
     for fraction in sorted(fractions, reverse=True):
@@ -94,27 +90,35 @@ def curves_of(prober: Prober, fractions: Sequence[float] = FRACTIONS, per: Parts
     by_name = {part.name: part for part in parts}
     found: dict[str, dict[int, Level]] = {part.name: {} for part in parts}
     prober.said.start("sensitivity", len(asked))
+    limits = prober.limits
+    prober.limits = Limits(
+        None if limits.trials is None else int(SPENT * limits.trials),
+        None if limits.minutes is None else SPENT * limits.minutes,
+    )
     try:
         for (name, choice), fraction in asked.items():
             found[name][choice] = _level(prober, by_name[name], choice, fraction)
             prober.said.advance()
     except Spent as spent:
         prober.said.line(f"sensitivity: not all was measured, as {spent}")
+    finally:
+        prober.limits = limits
     done = sum(map(len, found.values()))
     prober.said.done(f"{done} of {len(asked)} levels of {len(parts)} parts")
     curves = tuple(Curve(p, tuple(found[p.name][choice] for choice in sorted(found[p.name]))) for p in parts)
     return Curves(curves, len(asked) - done)
 
 
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Pass for fractions that can be removed. Raises SearchError for none, and outside of (0, 1]."""
+    bad = ", ".join(f"{f:g}" for f in fractions if not 0 < f <= 1)
+    if bad or not fractions:
+        raise SearchError(f"fractions to remove must be in (0, 1], but got {bad or 'none'}")
+
+
 def _level(prober: Prober, part: Part, choice: int, asked: float) -> Level:
-    sizes, dense = part.choices[choice], prober.graph
-    plan = prober.by_group({name: size / dense[name].size for name, size in sizes.items()})
-    known = prober.record.find({name: plan.groups[name].kept_size for name in plan.pruned()})
-    if known is None:
-        trials, minutes = prober.limits.trials, prober.limits.minutes
-        prober.record.check(
-            None if trials is None else int(SPENT * trials), None if minutes is None else SPENT * minutes
-        )
+    sizes = part.choices[choice]
+    plan = prober.by_sizes(sizes)
     probe = prober.probe(plan, "sensitivity", part=part.name, removed=part.removed[choice])
     saved = {metric: 1 - share for metric, share in probe.costs.items()}
     return Level(asked, part.removed[choice], sizes, saved, probe.lost, probe.quality.divergence)

@@ -16,6 +16,7 @@ Per = Literal["module", "kind", "block"]
 PERS: tuple[Per, ...] = get_args(Per)
 Shares = Mapping[str, float]  # name of an axis -> share of its units that stays
 
+LEAST_WEIGHT = 0.01
 MODULES = {"qk": "attention", "v": "attention"}  # the other kinds are modules of their own
 
 
@@ -67,6 +68,10 @@ class Space:
     def along(self, weights: Shares, t: float) -> dict[str, float]:
         """The point at t (1: dense, towards 0: smallest) of the way on which every share is t^w, w its axis' weight."""
         return self.within({name: t ** weights[name] for name in self.names})
+
+    def direction(self, shares: Shares) -> dict[str, float]:
+        """The weights of the way on which these shares lie; an axis that is whole moves slowly."""
+        return {name: max(-math.log(share), LEAST_WEIGHT) for name, share in self.within(shares).items()}
 
 
 def space_of(
