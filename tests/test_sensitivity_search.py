@@ -16,7 +16,8 @@ from toys import toy_graph
 from vitprune.errors import TargetError
 from vitprune.plan import Plan
 from vitprune.search import Goal, Limits, Prober, Quality, Record, SearchError, curves_of, space_of
-from vitprune.search.curve_plans import Adder, curves_for, divergence_at, plan_from, sensitivity_search, way_of
+from vitprune.search.adder import Adder, divergence_at
+from vitprune.search.curve_plans import curves_for, plan_from, sensitivity_search, way_of
 from vitprune.search.parts import Part, parts_of
 from vitprune.search.quality import Drop
 from vitprune.search.sensitivity import Curve, Level
@@ -239,20 +240,22 @@ def test_the_search_keeps_its_goal() -> None:
         plan_from(curves, one, "latency", 0.5)
 
 
-def test_a_goal_beyond_the_fractions_has_another_one_measured() -> None:
-    def reach(goal: Goal, **further: Any) -> list[float]:
+def test_parts_that_a_plan_makes_as_small_as_was_measured_are_measured_further() -> None:
+    def removed(goal: Goal, **further: Any) -> list[list[float]]:
         one = prober(kinds=("mlp",), **further)
-        return [level.removed for level in curves_for(one, goal, (0.5,)).curves[0].levels]
+        return [[level.removed for level in c.levels] for c in curves_for(one, goal, (0.5,)).curves]
 
     one = prober(kinds=("mlp",))
-    half = one.costs(one.by_sizes({f"blocks.{b}.fc1:mlp": 32 for b in (0, 1)}))["macs"]
-    assert reach(Goal(budget=half)) == [0.5]
-    assert reach(Goal(budget=half - 0.01)) == [0.5, 0.875]  # the size nearest to a tenth
+    assert removed(Goal(budget=0.95)) == [[0.5], [0.5]]
+    # the second block's loses four times as much: the first one goes further alone, to the sizes nearest to 0.9 and 1
+    only = one.costs(one.by_sizes({"blocks.0.fc1:mlp": 32}))["macs"]
+    assert removed(Goal(budget=only - 0.02)) == [[0.5, 0.875], [0.5]]
+    both = {f"blocks.{b}.fc1:mlp": 32 for b in (0, 1)}
+    assert removed(Goal(budget=one.costs(one.by_sizes(both))["macs"] - 0.02)) == [[0.5, 0.875], [0.5, 0.875]]
     assert sensitivity_search(prober(kinds=("mlp",)), Goal(budget=0.75)).costs["macs"] <= 0.75
-    whole = 100 * formula(one.graph, one.graph.sizes() | {f"blocks.{b}.fc1:mlp": 32 for b in (0, 1)}) / 5
-    assert reach(Goal(max_drop=whole + 0.1)) == [0.5, 0.875]
-    assert reach(Goal(max_drop=whole - 0.1)) == [0.5]
-    assert reach(Goal(max_drop=whole + 0.1), limits=Limits(trials=2)) == [0.5]  # none is left to look further
+    lost = 100 * formula(one.graph, one.graph.sizes() | both) / 5
+    assert removed(Goal(max_drop=lost + 0.1)) == [[0.5, 0.875], [0.5, 0.875]]
+    assert removed(Goal(max_drop=lost + 0.1), limits=Limits(trials=3)) == [[0.5], [0.5]]  # none is left to look further
 
 
 def test_latency_is_added_up_from_predictions() -> None:

@@ -28,7 +28,7 @@ class SearchSettings:
     confident: bool = False  # see `Goal`
     method: str = "ratio-search"  # one of METHODS
     per: Per = "module"  # see `space_of`; "sensitivity" has every kind in every block on its own
-    fractions: tuple[float, ...] = FRACTIONS  # of "sensitivity": what is removed of each
+    fractions: tuple[float, ...] = FRACTIONS  # of "sensitivity": what is removed of each, at first
     score: str = "auto"  # see `chosen_method`
     scope: Scope | Auto = "auto"  # how units compete within an axis
     kinds: tuple[str, ...] | None = None  # see `allocate`

@@ -69,8 +69,13 @@ class Curves:
         return tuple(rows)
 
 
-def curves_of(prober: Prober, fractions: Sequence[float] = FRACTIONS, per: PartsPer = "kind") -> Curves:
-    """What is lost at each fraction of each part (see `parts_of`), from one probe each.
+def curves_of(
+    prober: Prober,
+    fractions: Sequence[float] = FRACTIONS,
+    per: PartsPer = "kind",
+    further: Mapping[str, Sequence[float]] | None = None,
+) -> Curves:
+    """What is lost at each fraction of each part (see `parts_of`), from one probe each; further: more, by part's name.
 
     A part removes the permitted amount that is nearest to the fraction, and at least something. Probes are those of
     the prober: recorded, limited, and not made twice. The largest fraction comes first, of all parts, so that the whole
@@ -81,12 +86,13 @@ def curves_of(prober: Prober, fractions: Sequence[float] = FRACTIONS, per: Parts
     check_fractions(fractions)
     parts = parts_of(prober, per)
     asked: dict[tuple[str, int], float] = {}  # part and choice -> the nearest of the fractions that mean it
-    for fraction in sorted(fractions, reverse=True):
-        for part in parts:
-            choice = part.nearest(fraction)
-            before = asked.get((part.name, choice))
-            if before is None or abs(part.removed[choice] - fraction) <= abs(part.removed[choice] - before):
-                asked[part.name, choice] = fraction
+    wanted = [(part, fraction) for fraction in sorted(fractions, reverse=True) for part in parts]
+    wanted += [(part, fraction) for part in parts for fraction in (further or {}).get(part.name, ())]
+    for part, fraction in wanted:
+        choice = part.nearest(fraction)
+        before = asked.get((part.name, choice))
+        if before is None or abs(part.removed[choice] - fraction) <= abs(part.removed[choice] - before):
+            asked[part.name, choice] = fraction
     by_name = {part.name: part for part in parts}
     found: dict[str, dict[int, Level]] = {part.name: {} for part in parts}
     prober.said.start("sensitivity", len(asked))
