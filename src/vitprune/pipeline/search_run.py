@@ -276,7 +276,7 @@ class _Search:
             return
         prober.purpose = self._purpose(goal)
         self.curves = curves_for(prober, goal, self.settings.fractions)
-        write_curves(out, self.curves, f"Sensitivity of {spec}", prober.judge.dense.images)
+        write_curves(out, self.curves, f"Sensitivity of {spec}, one part smaller at a time", prober.judge.dense.images)
 
     def run(self, prober: Prober, goal: Goal) -> Probe:
         """The best probe for the goal."""
