@@ -236,6 +236,10 @@ def test_the_search_keeps_its_goal() -> None:
     assert one.made - probes <= 3 * 9
     with pytest.raises(TargetError, match="smallest is 0.*measure larger fractions"):
         plan_from(curves, one, "macs", 0.1)
+    fresh = prober()
+    with pytest.raises(TargetError, match="macs=0.01 cannot be reached: with all parts at their smallest it is 0"):
+        sensitivity_search(fresh, Goal(budget=0.01))
+    assert fresh.made == 0
     with pytest.raises(SearchError, match="needs a table of times"):
         plan_from(curves, one, "latency", 0.5)
 

@@ -22,10 +22,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Plan", "Target", "VitpruneError", "allocate", "load", "load_model", "prune", "refit", "rotate"]
-__all__ += ["save", "score", "shrink", "sweep", "trace"]
+__all__ += ["save", "score", "search", "shrink", "sweep", "trace"]
 _API = "vitprune.pipeline.api"
 # each is a sub-package, and a function of the public interface
-_STAGES = ("allocate", "refit", "rotate", "score", "shrink", "trace")
+_STAGES = ("allocate", "refit", "rotate", "score", "search", "shrink", "trace")
 _PLACES = {
     "Plan": "vitprune.plan",
     "Target": "vitprune.allocate",

@@ -20,6 +20,8 @@ from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
+from vitprune.pipeline.search_run import SearchResult, run_search
+from vitprune.pipeline.search_settings import SearchSettings
 from vitprune.pipeline.setup import DataSettings
 from vitprune.pipeline.sweep_run import points_of, run_sweep
 from vitprune.pipeline.versions import versions
@@ -37,7 +39,8 @@ from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "load", "load_model", "prune", "refit", "rotate", "save", "score", "shrink", "sweep", "trace"]
+__all__ = ["allocate", "load", "load_model", "prune", "refit", "rotate", "save", "score", "search", "shrink"]
+__all__ += ["sweep", "trace"]
 
 
 def load_model(
@@ -222,6 +225,30 @@ def sweep(
     points = points_of(targets, mask_weights, rates)
     reading = DataSettings(data) if isinstance(data, str) else data
     return run_sweep(spec, reading, settings or PruneSettings(None), points, training, Path(out), **how)
+
+
+def search(
+    spec: str,
+    data: DataSettings | str,
+    out: Path | str,
+    *,
+    max_drop: float | None = None,
+    target: Target | str | None = None,
+    settings: SearchSettings | None = None,
+    training: TrainSettings | None = None,
+    **how: Any,
+) -> SearchResult:
+    """The smallest model that loses at most `max_drop` points of top-1, or the best one that costs `target`, saved.
+
+    spec, data: MODEL and DATA of the command line. settings: method, kinds, limits and all else; its goal does not
+    count where one is given here. training: fine-tuning of the model that is found, None for none. how: further
+    arguments of `run_search` (seed, device, force, progress, ...), which says what lies in `out`, and what is raised.
+    """
+    wanted, reading = settings or SearchSettings(), DataSettings(data) if isinstance(data, str) else data
+    if max_drop is not None or target is not None:
+        budget = Target.parse(target) if isinstance(target, str) else target
+        wanted = replace(wanted, max_drop=max_drop, target=budget)
+    return run_search(spec, reading, wanted, training, Path(out), **how)
 
 
 def save(

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitprune.files import write_text
+from vitprune.files import read_object, write_text
+from vitprune.pipeline.measure import row_from_json
 from vitprune.pipeline.prune_run import PruneResult, run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings
+from vitprune.plan import Plan
 from vitprune.recover import TrainSettings
 from vitprune.search import COSTS, Probe, SearchError
+from vitprune.store.read import METRICS, PLAN
 
 PROBE = "probe.json"  # beside a saved model: what it was chosen as
 _FORM = "write METRIC<SHARE or drop<POINTS, such as macs<0.4, params<=0.5 or drop<1"
@@ -37,11 +40,25 @@ def materialise(
 ) -> PruneResult:
     """The model of a probe, made, checked, measured and saved as `run_prune` does; `about` lies beside, as probe.json.
 
-    how: further arguments of `run_prune`. Raises as that.
+    One that is there, made with the same training, is not made again. how: further arguments of `run_prune`. Raises as
+    that.
     """
+    known = None if how.get("force") else _there(out, training)
+    if known is not None:
+        return known
     result = run_prune(spec, data, settings, training, out, **how)
     write_text(out / PROBE, json.dumps(dict(about), indent=1))
     return result
+
+
+def _there(folder: Path, training: TrainSettings | None) -> PruneResult | None:
+    if not (folder / PROBE).is_file() or not (folder / PLAN).is_file():
+        return None
+    metrics = read_object(folder / METRICS, "make it again with --force")
+    if metrics.get("training") != (None if training is None else training.to_json()):
+        return None
+    plan = Plan.from_json((folder / PLAN).read_text(encoding="utf-8"))
+    return PruneResult(folder, plan, tuple(row_from_json(row) for row in metrics["rows"]), metrics.get("history"))
 
 
 def picked(probes: Sequence[Probe], text: str) -> Probe:

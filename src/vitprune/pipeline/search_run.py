@@ -15,6 +15,7 @@ from vitprune import models
 from vitprune.allocate import Target
 from vitprune.allocate.allocate import choices, wanted_kinds
 from vitprune.data import Data
+from vitprune.errors import TargetError
 from vitprune.files import write_text
 from vitprune.latency.timed import Timed
 from vitprune.pipeline.opening import Opened
@@ -88,7 +89,7 @@ def run_search(
     upkeep: Callable[[Path], Upkeep] | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Searches the shares of a model, and saves the model that it found in `out`, under `models/NAME-OF-THE-GOAL`.
+    """Searches the shares of a model, and saves the model that it found in `out`, under `models/GOAL-probe-NUMBER`.
 
     training: fine-tuning of the model that was found; None for none. What was chosen by validation images is measured
     on others: the set's test images, or else its validation images, the search then having some of the training images.
@@ -126,7 +127,7 @@ def run_search(
     fixed = baselines(prober, goal) if settings.baselines else {}
     _write(out, goal, settings, prober.judge, chosen, fixed, prober.record.probes)
     how = {"seed": seed, "device": device, "allow_module": allow_module, "distill": distill, "new_head": new_head}
-    place_of = out / "models" / goal.name
+    place_of = out / "models" / _name(goal.name, chosen, training)
     made = materialise(
         spec,
         data,
@@ -162,7 +163,7 @@ def run_pick(
     """
     wanted, probe = SearchFolder(folder).settings(), picked(SearchFolder(folder).record().probes, text)
     settings = SearchSettings.from_json(wanted["probe"])
-    place = out or folder / PICKS / f"probe-{probe.number}"
+    place = out or folder / PICKS / _name("picked", probe, training)
     return materialise(
         wanted["model"],
         DataSettings(**wanted["data"]),
@@ -177,6 +178,11 @@ def run_pick(
         new_head=wanted["new_head"],
         **how,
     )
+
+
+def _name(purpose: str, probe: Probe, training: TrainSettings | None) -> str:
+    """Of a model's folder: another probe, or another training, is another model."""
+    return f"{purpose}-probe-{probe.number}{'' if training is None else f'-{training.epochs}-epochs'}"
 
 
 def _decisive(spec: str, data: DataSettings, settings: SearchSettings, seed: int, new_head: bool) -> dict[str, Any]:
@@ -302,14 +308,24 @@ class _Search:
         """A plan of the way (None: the shares in their proportions) whose measured time is the one asked for."""
         assert goal.budget is not None
         budget, way = goal.budget, way or along(prober, prober.space.direction(chosen.shares), "latency")
+        prober.limits = Limits()
         for _ in range(4):
             plan = prober.by_sizes(chosen.sizes)
             got = self._timed().measured(prober.source, plan).obtained["latency"]["ratio"]
             self.said.line(f"measured latency={got:.4f}x, predicted {chosen.costs['latency']:.4f}x")
             if abs(got / goal.budget - 1) <= TOLERANCE:
-                break
+                return chosen
             budget *= goal.budget / got
-            chosen = prober.probe(at_cost(prober, way, "latency", budget), "latency")
+            try:
+                smaller = at_cost(prober, way, "latency", budget)
+            except TargetError as error:
+                raise SearchError(
+                    f"latency={goal.budget:.4g}x cannot be reached with these kinds: a model of predicted "
+                    f"{chosen.costs['latency']:.4f}x takes {got:.4f}x when it is measured; ask for more, or let more "
+                    "kinds shrink"
+                ) from error
+            chosen = prober.probe(smaller, "latency")
+        self.said.line(f"note: latency asked {goal.budget:.4g}x, not within {TOLERANCE:.0%} after four measurements")
         return chosen
 
     def _tune(self, training: TrainSettings, model: nn.Module) -> None:
@@ -362,7 +378,7 @@ def _write(
     }
     known[f"{goal.name}, {settings.method} per {settings.per}"] = entry
     write_text(path, json.dumps(known, indent=1))
-    picked = {e["probe"]: name for name, e in known.items()}
+    purposes = {e["probe"]: name for name, e in known.items()}
     metrics = [m for m in ("macs", "params", "latency") if all(m in p.costs for p in probes)]
     best = {m: {p.number for p in front(probes, m)} for m in metrics}
     rows = [
@@ -377,7 +393,7 @@ def _write(
             p.shares,
             p.seconds,
             tuple(m for m in metrics if p.number in best[m]),
-            picked.get(p.number, ""),
+            purposes.get(p.number, ""),
         )
         for p in probes
     ]

@@ -9,7 +9,7 @@ from vitprune.plan import Plan, identity
 from vitprune.search.adder import Adder, Sizes
 from vitprune.search.errors import Spent
 from vitprune.search.goal import Goal
-from vitprune.search.parts import PartsPer
+from vitprune.search.parts import PartsPer, parts_of
 from vitprune.search.probe import Probe
 from vitprune.search.prober import Prober
 from vitprune.search.ratio_search import COARSE, FINE, found
@@ -42,7 +42,11 @@ def curves_for(prober: Prober, goal: Goal, fractions: Sequence[float] = FRACTION
     """As `curves_of`, and larger fractions of the parts of which the plan for the goal would remove more.
 
     Those are the parts that it makes as small as was measured; with a drop, the plan is that of a coarse bisection.
+
+    Raises TargetError, before anything is measured, for a budget that the smallest sizes of all parts do not keep.
     """
+    if goal.budget is not None:
+        _check_reach(prober, goal.cost, goal.budget, per)
     further: dict[str, tuple[float, ...]] = {}
     curves = curves_of(prober, fractions, per)
     for deeper in DEEPER:
@@ -76,6 +80,16 @@ def way_of(curves: Curves, prober: Prober, cost: str) -> Way:
         return identity(prober.graph) if t >= 1 else prober.by_sizes(adder.sizes(t))
 
     return Way("sensitivity", at)
+
+
+def _check_reach(prober: Prober, cost: str, budget: float, per: PartsPer) -> None:
+    sizes = {name: size for part in parts_of(prober, per) for name, size in part.choices[-1].items()}
+    smallest = prober.costs(prober.by_sizes(sizes))
+    if cost in smallest and smallest[cost] > budget:
+        raise TargetError(
+            f"{cost}={budget:.4g} cannot be reached: with all parts at their smallest it is {smallest[cost]:.4g}; ask "
+            "for more, or let more kinds shrink"
+        )
 
 
 def _near(prober: Prober, goal: Goal, curves: Curves) -> Sizes:

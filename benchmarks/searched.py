@@ -1,0 +1,267 @@
+"""Searched shares against fixed ratios: MACs at equal accuracy, and accuracy at equal MACs, on all test images.
+
+    python benchmarks/searched.py                                    # the shipped Fashion-MNIST ViT, three seeds
+    python benchmarks/searched.py --model hf:DINOV2 --images 256 --val-images 2000 --drops 1 --seeds 0
+    python benchmarks/searched.py --page-only
+
+Searches see validation images alone. Fixed ratios have the same scores, rotation, refit and calibration images; their
+curve is measured on the test images, and the fixed ratio that is as accurate as a searched model on these very images
+is found by interpolation and then measured itself. Cells are stored as they are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from cells import Cells, wanted
+from record import parser, setting, table, write
+from subject import Subject, add_options
+
+import vitprune
+from vitprune.errors import VitpruneError
+from vitprune.pipeline.search_settings import SearchSettings
+from vitprune.pipeline.setup import DataSettings
+from vitprune.progress import make_progress
+from vitprune.rotate import ordered
+
+SPACES = {"attention, MLP": ("mlp", "qk", "v"), "and residual": ("mlp", "qk", "v", "residual")}
+GRID = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.32, 0.29, 0.26, 0.23, 0.2)
+SCORE = "output-error"
+EQUAL = 0.1  # points within which two accuracies are equal
+ANCHOR, AIM = 56.91, 50.0  # percent of the fixed ratio's cost: published, and ours
+Row = dict[str, Any]
+
+
+class Bench:
+    """Measures the cells that are missing."""
+
+    def __init__(self, subject: Subject, cells: Cells, given: argparse.Namespace) -> None:
+        self.subject, self.cells, self.given = subject, cells, given
+        self.progress = make_progress()
+        self._held: dict[Any, Any] = {}
+
+    def dense(self) -> float:
+        """Top-1 of the dense model in 0..1."""
+        settings = {**self.subject.settings, "way": "dense"}
+        if settings not in self.cells:
+            self.cells.put(settings, {"top1": self.subject.top1(self.subject.origin.model)})
+        return float((self.cells.get(settings) or {})["top1"])
+
+    def searched(self, method: str, per: str, space: str, asked: str, seed: int) -> None:
+        """One search; asked: "drop=1" or a target."""
+        given = self.given
+        settings = {**self.subject.settings, "way": method, "per": per, "space": space, "asked": asked, "seed": seed}
+        settings |= {"val_images": given.val_images, "trials": given.trials, "minutes": given.minutes}
+        if settings in self.cells or not wanted(given.only, settings):
+            return
+        how = SearchSettings(
+            method=method, per=per, kinds=SPACES[space], calibration=self.subject.images, baselines=False,  # type: ignore[arg-type]
+            trials=given.trials, minutes=given.minutes,
+        )  # fmt: skip
+        metric, _, value = asked.partition("=")
+        goal = {"max_drop": float(value)} if metric == "drop" else {"target": asked}
+        data = DataSettings(self.subject.data, val_images=given.val_images)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            found = vitprune.search(
+                self.subject.spec,
+                data,
+                Path(folder) / "run",
+                **goal,
+                settings=how,
+                seed=seed,
+                device="cpu",
+                progress=self.progress,
+            )  # type: ignore[arg-type]
+            model = vitprune.load(found.model.folder)
+            values = {
+                "top1": self.subject.top1(model),
+                "macs": found.found.costs["macs"], "params": found.found.costs["params"],
+                "val_lost": found.found.lost.points, "val_error": found.found.lost.error, "probes": len(found.probes),
+                "probe_seconds": sum(p.seconds for p in found.probes), "seconds": time.monotonic() - began,
+                "shares": dict(found.found.shares), "sizes": found.model.plan.sizes(),
+            }  # fmt: skip
+        self._put(settings, values)
+
+    def fixed(self, space: str, macs: float, seed: int) -> Row:
+        """The uniform ratio of these kinds that costs at most so much."""
+        settings = {
+            **self.subject.settings,
+            "way": "uniform",
+            "space": space,
+            "asked": f"macs={macs:.4f}",
+            "seed": seed,
+        }
+        found = self.cells.get(settings)
+        if found is not None:
+            return found
+        graph, kinds, batches = self.subject.graph, SPACES[space], self._batches(seed)
+        rotated = self._once(
+            ("rotated", space, seed), lambda: vitprune.rotate(self.subject.origin, graph, batches, kinds)
+        )
+        scores = self._once(
+            ("scores", space, seed),
+            lambda: ordered(vitprune.score(graph, rotated, SCORE, seed, batches, kinds=kinds), rotated),
+        )
+        plan = vitprune.allocate(graph, scores, f"macs={macs}", scope="local", kinds=kinds)
+        small = vitprune.shrink(rotated, graph, plan)
+        vitprune.refit(rotated, small, graph, plan, batches)
+        values = {name: plan.obtained[name]["ratio"] for name in ("macs", "params")}
+        values["top1"] = self.subject.top1(small)
+        self._put(settings, values)
+        return values
+
+    def curve(self, space: str, seed: int) -> list[Row]:
+        """The uniform ratio over the grid."""
+        found = []
+        for macs in GRID:
+            try:
+                found.append(self.fixed(space, macs, seed))
+            except VitpruneError as error:  # out of reach
+                self.progress.line(f"uniform {space} {macs}: {error}")
+        return found
+
+    def level(self, space: str, top1: float, seed: int) -> Row | None:
+        """The uniform ratio that is as accurate, measured; None where the grid does not hold it."""
+        curve = sorted(self.curve(space, seed), key=lambda r: r["macs"])
+        reach = np.maximum.accumulate([r["top1"] for r in curve])  # what so many MACs or fewer can do
+        if not reach[0] <= top1 <= reach[-1]:
+            return None
+        macs = float(np.interp(top1, reach, [r["macs"] for r in curve]))
+        return min(
+            (self.fixed(space, macs, seed), *curve), key=lambda r: (abs(r["top1"] - top1) > EQUAL / 100, r["macs"])
+        )
+
+    def _batches(self, seed: int) -> Any:
+        return self._once(("batches", seed), lambda: self.subject.calibration(seed))
+
+    def _once(self, what: Any, make: Any) -> Any:
+        if what not in self._held:
+            self._held[what] = make()
+        return self._held[what]
+
+    def _put(self, settings: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        self.cells.put(settings, values)
+        said = " ".join(str(settings.get(n, "")) for n in ("way", "per", "space", "asked", "seed"))
+        self.progress.line(f"{said}: {100 * values['top1']:.2f} % at {values['macs']:.3f} of the MACs")
+
+
+def page(bench: Bench, dense: float) -> list[str]:
+    """Searched models, each beside the fixed ratios of its seed."""
+    lines, every, blocks = [], [], []
+    rows = [r for r in bench.cells if bench.subject.owns(r) and r["way"] not in ("dense", "uniform")]
+    keys = list(dict.fromkeys((r["way"], r["per"], r["space"], r["asked"]) for r in rows))
+    for key in keys:
+        mine = [r for r in rows if (r["way"], r["per"], r["space"], r["asked"]) == key]
+        shares: dict[str, list[float]] = {space: [] for space in SPACES}
+        gains: list[float] = []
+        for r in mine:
+            level = {space: bench.level(space, r["top1"], r["seed"]) for space in SPACES}
+            same = bench.fixed("attention, MLP", round(r["macs"], 3), r["seed"]) if r["macs"] > 0.25 else None
+            for space, row in level.items():
+                if row is not None:
+                    shares[space].append(100 * r["macs"] / row["macs"])
+            if same is not None:
+                gains.append(100 * (r["top1"] - same["top1"]))
+            cells = [f"{100 * row['macs']:.1f} ({100 * row['top1']:.2f})" if row else "-" for row in level.values()]
+            every.append(
+                [*key, r["seed"], f"{100 * r['top1']:.2f}", f"{100 * r['macs']:.1f}", *cells, r["probes"],
+                 f"{r['probe_seconds'] / 60:.1f}", f"{r['val_lost']:.2f} ± {1.96 * r['val_error']:.2f}"]
+            )  # fmt: skip
+        lines.append(
+            [*key, len(mine), _spread([100 * (dense - r["top1"]) for r in mine], 2),
+             _spread([100 * r["macs"] for r in mine], 1), *(_spread(v, 1) for v in shares.values()), _spread(gains, 2)]
+        )  # fmt: skip
+        best = mine[0]
+        blocks.append(f"{', '.join(key)}, seed {best['seed']}: " + _widths(bench, best["sizes"]))
+    return [
+        f"Dense: {100 * dense:.2f} %. Means over seeds, ± their standard deviation. MACs in percent of the dense "
+        f"model's; then in percent of those of the fixed ratio that is as accurate (published: {ANCHOR} %, aim: "
+        f"{AIM:g} %): one ratio for attention and MLPs, or for these and the residual width. Last: points of top-1 "
+        "more than the fixed ratio of attention and MLPs at equal MACs, where it reaches them.",
+        table(["method", "per", "space", "asked", "seeds", "points lost, test", "MACs", "of uniform's",
+               "of uniform's with residual", "points more at equal MACs"], lines),
+        "Every search. Fixed ratios: MACs (and top-1) of the one that is as accurate on the test images, within "
+        f"{EQUAL} points where there is one:",
+        table(["method", "per", "space", "asked", "seed", "top-1", "MACs", "uniform", "uniform with residual", "probes",
+               "minutes of probes", "points lost, validation"], every),
+        "What was found, sizes that stay per block:",
+        "\n".join(f"- {text}" for text in blocks),
+    ]  # fmt: skip
+
+
+def _widths(bench: Bench, sizes: Mapping[str, int]) -> str:
+    graph, parts = bench.subject.graph, []
+    for kind in dict.fromkeys(g.kind for g in graph.groups):
+        some = [g for g in graph.groups if g.kind == kind and sizes[g.name] != g.size]
+        if some:
+            whole = [g for g in graph.groups if g.kind == kind]
+            parts.append(f"{kind} {' '.join(str(sizes[g.name]) for g in whole)} of {whole[0].size}")
+    return "; ".join(parts)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
+    middle = f"{mean(values):.{digits}f}"
+    return middle if len(values) < 2 else f"{middle} ± {stdev(values):.{digits}f}"
+
+
+def texts(value: str) -> list[str]:
+    """The parts of a list given as one argument."""
+    return [part for part in value.split(",") if part]
+
+
+def main() -> None:
+    """Measures what is missing and writes the dated page."""
+    options = parser(__doc__)
+    add_options(options)
+    options.add_argument("--seeds", type=lambda v: [int(s) for s in texts(v)], default=[0, 1, 2])
+    options.add_argument("--drops", type=texts, default=["1"])
+    options.add_argument("--targets", type=texts, default=[])
+    options.add_argument("--methods", type=texts, default=["ratio-search"])
+    options.add_argument("--per", type=texts, default=["module"])
+    options.add_argument("--spaces", type=lambda v: [list(SPACES)[int(i)] for i in texts(v)], default=list(SPACES))
+    options.add_argument("--val-images", type=int, default=None)
+    options.add_argument("--trials", type=int, default=None)
+    options.add_argument("--minutes", type=float, default=None)
+    options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
+    options.add_argument("--page-only", action="store_true", help="search nothing")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    subject = Subject.of(given)
+    bench = Bench(subject, Cells(given.out / f"searched-{subject.label}.jsonl"), given)
+    dense = bench.dense()
+    asked = [f"drop={d}" for d in given.drops] + [f"macs={t}" for t in given.targets]
+    if not given.page_only:
+        for seed in given.seeds:
+            for method in given.methods:
+                for per in given.per:
+                    for space in given.spaces:
+                        for goal in asked:
+                            bench.searched(method, per, space, goal, seed)
+    about = setting(given.threads, given.seed) | subject.describe(dense)
+    about["search"] = f"judged by {given.val_images or 'all'} validation images, which the test images are not among"
+    about["fixed ratio"] = f"scope local, score {SCORE}, rotated and refitted with the same images as the search"
+    about["command"] = about["command"].replace(" --page-only", "")
+    sections = page(bench, dense)
+    write(
+        given.out,
+        f"searched-{subject.label}",
+        f"{subject.label}: searched ratios",
+        sections,
+        bench.cells.path.name,
+        about,
+    )
+
+
+if __name__ == "__main__":
+    main()
