@@ -21,8 +21,8 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Target", "VitpruneError", "allocate", "load", "load_model", "prune", "refit", "rotate"]
-__all__ += ["save", "score", "search", "shrink", "sweep", "trace"]
+__all__ = ["Plan", "Target", "VitpruneError", "allocate", "compare", "load", "load_model", "prune", "refit"]
+__all__ += ["rotate", "save", "score", "search", "shrink", "sweep", "trace"]
 _API = "vitprune.pipeline.api"
 # each is a sub-package, and a function of the public interface
 _STAGES = ("allocate", "refit", "rotate", "score", "search", "shrink", "trace")
@@ -30,6 +30,7 @@ _PLACES = {
     "Plan": "vitprune.plan",
     "Target": "vitprune.allocate",
     "VitpruneError": "vitprune.errors",
+    "compare": _API,
     "load": _API,
     "load_model": _API,
     "prune": _API,

@@ -71,10 +71,15 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """`path` holds `text`, entirely or as it was before. Raises StoreError when it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`path` holds `content`, entirely or as it was before. Raises StoreError when it cannot be written."""
     part = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitprune.cli import look, prune, search, sweep, train
+from vitprune.cli import compare, look, prune, search, sweep, train
 from vitprune.cli.run import catch_termination, reported
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prune": prune.prune,
     "search": search.search,
     "sweep": sweep.sweep,
+    "compare": compare.compare,
     "train": train.train,
     "finetune": train.finetune,
     "eval": look.evaluate,

@@ -1,4 +1,4 @@
-"""From the options of `vitprune prune` to the settings of a run; `vitprune sweep` has most of them too."""
+"""From the options of `vitprune prune` to the settings of a run; `sweep` and `compare` have most of them too."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def request(**options: Any) -> Request:
 
 def defaults_of(command: Command, names: Collection[str]) -> dict[str, Any]:
     """What the options of these names are when they are not given."""
-    return {p.name: p.default for p in _parameters(command) if p.name in names}
+    return {p.name: p.default for p in parameters(command) if p.name in names}
 
 
 def with_options_of(command: Command, *, without: Collection[str]) -> Callable[[Command], Command]:
@@ -103,9 +103,9 @@ def with_options_of(command: Command, *, without: Collection[str]) -> Callable[[
     """
 
     def decorate(function: Command) -> Command:
-        own = [p for p in _parameters(function) if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        own = [p for p in parameters(function) if p.kind is not inspect.Parameter.VAR_KEYWORD]
         taken = {p.name for p in own} | set(without)
-        together = [*own, *(p for p in _parameters(command) if p.name not in taken)]
+        together = [*own, *(p for p in parameters(command) if p.name not in taken)]
         vars(function)["__signature__"] = inspect.Signature(together)
         function.__annotations__ = {p.name: p.annotation for p in together}
         return function
@@ -113,7 +113,7 @@ def with_options_of(command: Command, *, without: Collection[str]) -> Callable[[
     return decorate
 
 
-def _parameters(function: Command) -> list[inspect.Parameter]:
-    """The parameters, with types instead of their texts."""
+def parameters(function: Command) -> list[inspect.Parameter]:
+    """The parameters of a command, with types instead of their texts."""
     types = get_type_hints(function, include_extras=True)
     return [p.replace(annotation=types[p.name]) for p in inspect.signature(function).parameters.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import signal
@@ -179,6 +180,7 @@ class LoaderBatches:
         """`indices`: the images of the store that belong to this split."""
         self.batch_size = batch_size
         self._order = Order(len(indices), batch_size, shuffle, seed)
+        self._store, self._indices = store, indices
         dataset = _Decoded(store, indices, preprocessing.channels, make_transform(preprocessing, augment))
         self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             dataset,
@@ -205,6 +207,11 @@ class LoaderBatches:
     def set_shard(self, rank: int, world: int) -> None:
         """Restricts the passes to this process's share."""
         self._order.rank, self._order.world = rank, world
+
+    def identity(self) -> str:
+        """A digest of the images' places in the store, and of all labels there."""
+        places = np.asarray([*self._indices, -1, *self._store.labels], dtype=np.int64)
+        return hashlib.sha256(places.tobytes()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Batch]:
         try:

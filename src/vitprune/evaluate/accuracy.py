@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,10 +25,11 @@ class Accuracy:
     top5: float  # 0..1; with fewer than five classes it is 1
     n: int  # images
     ci95: tuple[float, float]  # Wilson interval of top1
+    right: bytes = field(default=b"", repr=False)  # of top1, a bit per image as they came; see `numpy.packbits`
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self) | {"ci95": list(self.ci95)}
+        """The fields but `right`, as JSON values."""
+        return {"top1": self.top1, "top5": self.top5, "n": self.n, "ci95": list(self.ci95)}
 
 
 def accuracy(
@@ -47,6 +49,7 @@ def accuracy(
     """
     shown = progress or Silent()
     model.to(device)
+    right: list[Tensor] = []
     right1, right5, n = 0, 0, 0
     shown.start("evaluating", len(loader) if isinstance(loader, Sized) else 0)
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp == "bf16")
@@ -54,23 +57,26 @@ def accuracy(
         with torch.no_grad(), autocast, evaluating(model):
             for images, labels in loader:
                 one, five = _right(logits(model(images.to(device))), labels.to(device))
-                right1, right5, n = right1 + one, right5 + five, n + len(labels)
+                right.append(one)
+                right1, right5, n = right1 + int(one.sum()), right5 + five, n + len(labels)
                 shown.advance(1, top1=right1 / n)
     finally:
         shown.done()
     if n == 0:
         raise DataError("accuracy needs at least one image, but the data has none")
-    return Accuracy(right1 / n, right5 / n, n, wilson(right1, n))
+    bits = np.packbits(torch.cat(right).numpy())
+    return Accuracy(right1 / n, right5 / n, n, wilson(right1, n), bits.tobytes())
 
 
-def _right(scores: Tensor, labels: Tensor) -> tuple[int, int]:
+def _right(scores: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """Whether each image's class is the first, (B,) on the CPU, and for how many it is among the first five."""
     if scores.ndim != 2:
         raise ModelError(f"accuracy needs scores of shape (batch, classes), but the model gives {tuple(scores.shape)}")
     if int(labels.max()) >= scores.shape[1]:
         raise DataError(f"the data has a class {int(labels.max())}, but the model's head has {scores.shape[1]} classes")
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices
     hit = best == labels[:, None]
-    return int(hit[:, 0].sum()), int(hit.any(1).sum())
+    return hit[:, 0].cpu(), int(hit.any(1).sum())
 
 
 def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from vitprune.errors import ModelError, StoreError
 from vitprune.latency import Timing
 from vitprune.models import LoadedModel
 from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
+from vitprune.pipeline.compare_run import run_compare
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -30,7 +31,7 @@ from vitprune.preprocessing import Preprocessing
 from vitprune.recover import TrainSettings
 from vitprune.refit import Refitted
 from vitprune.refit import refit as fit_again
-from vitprune.report import Front
+from vitprune.report import Comparison, Front
 from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import Rotated, ordered
 from vitprune.rotate import rotate as turn
@@ -39,8 +40,8 @@ from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "load", "load_model", "prune", "refit", "rotate", "save", "score", "search", "shrink"]
-__all__ += ["sweep", "trace"]
+__all__ = ["allocate", "compare", "load", "load_model", "prune", "refit", "rotate", "save", "score", "search"]
+__all__ += ["shrink", "sweep", "trace"]
 
 
 def load_model(
@@ -249,6 +250,31 @@ def search(
         budget = Target.parse(target) if isinstance(target, str) else target
         wanted = replace(wanted, max_drop=max_drop, target=budget)
     return run_search(spec, reading, wanted, training, Path(out), **how)
+
+
+def compare(
+    spec: str,
+    data: DataSettings | str,
+    out: Path | str,
+    *,
+    methods: Mapping[str, PruneSettings],
+    targets: Iterable[Target | str],
+    seeds: Iterable[int] = (0,),
+    training: TrainSettings | None = None,
+    **how: Any,
+) -> Comparison:
+    """Every method to every target with every seed, models saved in `out`, and what differs between them.
+
+    spec, data: MODEL and DATA of the command line. methods: settings without targets, by the names that the tables
+    show. training: of all epochs of each method; those that train masks spend `learned.search` and `learned.warmup`
+    of them, and what is left goes into fine-tuning. None: no training, for scores only. how: further arguments of
+    `run_compare` (baseline, device, force, progress, ...), which says what lies in `out` and what is done anew.
+
+    Cells that failed are in the result, `failed`, and raise nothing. Raises ComparisonError for what makes no sense,
+    StoreError when `out` belongs to something else, and errors of the model or the data.
+    """
+    reading = DataSettings(data) if isinstance(data, str) else data
+    return run_compare(spec, reading, methods, targets, seeds, training, Path(out), **how)
 
 
 def save(

@@ -12,16 +12,26 @@ from vitprune import evaluate, models
 from vitprune.data import Batches, Data
 from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Progress
-from vitprune.report import Row
+from vitprune.report import Hits, Row
 
 LATENCY_SECONDS = 8.0  # spent on each batch size at most, roughly
 BATCHES = (1, 32)
 
 
 def row_of(name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress) -> Row:
-    """The row of a model: parameters counted, top-1 measured on `test`; MACs as the traced polynomial gives them."""
+    """The row of a model: see `measured`."""
+    return measured(name, model, macs, test, device, progress)[0]
+
+
+def measured(
+    name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress
+) -> tuple[Row, Hits]:
+    """The row of a model, and which images it was right about.
+
+    Parameters are counted, top-1 is measured on `test`; MACs are as the traced polynomial gives them.
+    """
     accuracy = evaluate.accuracy(model, test, device, progress=progress)
-    return Row(
+    row = Row(
         name,
         sum(p.numel() for p in model.parameters()),
         macs,
@@ -30,6 +40,7 @@ def row_of(name: str, model: nn.Module, macs: int, test: Batches, device: str, p
         images=accuracy.n,
         bytes=tensor_bytes(model),
     )
+    return row, Hits(test.identity(), accuracy.n, accuracy.right)
 
 
 def tensor_bytes(model: nn.Module) -> int:

@@ -19,7 +19,7 @@ from vitprune.masks import Start
 from vitprune.pipeline.begin import begin_once
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.learned import METHODS, learn
-from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say, with_latency
+from vitprune.pipeline.measure import measured, measured_split, row_from_json, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -127,7 +127,7 @@ def run_prune(
         team.wait()
         return PruneResult(out, run.plan, tuple(run.rows), history)
     plan, rows = run.close(model)
-    metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
+    metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place, "right": run.right}
     metrics |= {} if training is None else {"training": training.to_json(), "history": history}
     store.save(out, model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force)
     work.remove()
@@ -155,6 +155,7 @@ class _Run:
         self.device, self.work, self.progress = device, work, progress
         self.test = measured_split(data)
         self.rows: list[Row] = []
+        self.right: Any = None  # `Hits` of the last row as JSON
         self.example = models.example(opened.loaded.preprocessing).to(device)
         self.progress.line("tracing the model")
         self.graph: Graph = trace(opened.model, (self.example,))
@@ -326,7 +327,9 @@ class _Run:
         done = self.work.result(name)
         row = row_from_json(done) if done is not None else None
         if row is None:
-            row = row_of(name, model, macs, self.test, self.device, self.progress)
+            row, hits = measured(name, model, macs, self.test, self.device, self.progress)
+            self.work.finish(f"{name}-right", hits.to_json())
             self.work.finish(name, row.to_json())
+        self.right = self.work.result(f"{name}-right")
         self.rows.append(row)
         self.progress.line(say(row))

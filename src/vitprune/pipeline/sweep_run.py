@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitprune import models
 from vitprune.allocate.target import Target
 from vitprune.differences import differing
 from vitprune.errors import StoreError, TargetError, VitpruneError
 from vitprune.files import check_free, read_object, write_text
 from vitprune.masks import MaskError
 from vitprune.pipeline.choose import chosen_method
+from vitprune.pipeline.dense import dense_row
 from vitprune.pipeline.learned import METHODS
-from vitprune.pipeline.measure import measured_split, row_from_json, row_of, say
+from vitprune.pipeline.measure import row_from_json
+from vitprune.pipeline.outcome import alike, note_failure, saved_point
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
-from vitprune.plan import Plan
 from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep
-from vitprune.report import Front, FrontPoint, Row, Time, draw_front, front_csv, front_json, front_markdown
+from vitprune.report import Front, FrontPoint, Row, draw_front, front_csv, front_json, front_markdown
 from vitprune.store.read import PLAN
-from vitprune.trace import trace
 
 SWEEP, DENSE, POINTS = "sweep.json", "dense.json", "points"
-METRICS = "metrics.json"
+REMEDY = "replace the sweep with --force"
 
 
 class SweepError(VitpruneError):
@@ -185,10 +183,7 @@ def _dense(
     opened, images = open_both(
         spec, data, how, device=device, progress=progress, new_head=new_head, allow_module=allow_module
     )
-    graph = trace(opened.model, (models.example(opened.loaded.preprocessing).to(device),))
-    row = row_of("dense", opened.model, graph.cost()[0], measured_split(images), device, progress)
-    progress.line(say(row))
-    return row
+    return dense_row(opened, images, device, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,12 +269,7 @@ class _Folder:
 
     def fail(self, point: Point, error: Exception) -> str:
         """Keeps the error, and gives it in one line."""
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        entry = {"asked": point.asked, "error": text}
-        if not isinstance(error, VitpruneError):
-            entry["traceback"] = "".join(traceback.format_exception(error))
-        write_text(self._failure(point), json.dumps(entry, indent=1))
-        return text
+        return note_failure(self._failure(point), {"asked": point.asked}, error)
 
     def _failure(self, point: Point) -> Path:
         return self.path / POINTS / f"{point.name}.failed.json"
@@ -290,29 +280,10 @@ class _Folder:
         for point in points:
             if self.finished(point):
                 self._failure(point).unlink(missing_ok=True)
-                found.append(self._point(point))
+                found.append(saved_point(self.place(point), point.name, point.asked, REMEDY))
             elif self._failure(point).is_file():
                 found.append(FrontPoint(point.name, point.asked, error=_read(self._failure(point))["error"]))
-        timed = [p for p in found if p.done]
-        if len({None if p.time is None else p.time.batch for p in timed}) > 1:  # times of one kind only are compared
-            batch = 32 if any(p.time is not None and p.time.batch == 32 for p in timed) else 1
-            found = [replace(p, time=self._time(p.rows, batch)) if p.done else p for p in found]
-        return tuple(found)
-
-    def _point(self, point: Point) -> FrontPoint:
-        folder = self.place(point)
-        rows = tuple(row_from_json(row) for row in _read(folder / METRICS)["rows"])
-        got = Plan.from_json((folder / PLAN).read_text(encoding="utf-8")).obtained.get("latency")
-        time = self._time(rows)
-        if got is not None:
-            time = Time(got["value"], got["dense"], got["ratio"], got["batch"])
-        return FrontPoint(point.name, point.asked, rows, time)
-
-    @staticmethod
-    def _time(rows: Sequence[Row], batch: int = 1) -> Time | None:
-        """What `with_latency` measured at batch 1 or 32."""
-        dense, last = ((r.latency_ms if batch == 1 else r.latency32_ms) for r in (rows[0], rows[-1]))
-        return None if dense is None or last is None else Time(last, dense, last / dense, batch)
+        return alike(found)
 
     def write(self, front: Front) -> None:
         """The front's files."""
@@ -323,4 +294,4 @@ class _Folder:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_object(path, "replace the sweep with --force")
+    return read_object(path, REMEDY)
