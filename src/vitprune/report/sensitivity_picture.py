@@ -27,7 +27,7 @@ CELL, LINE = 0.44, 0.27  # inches
 def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = "") -> None:
     """Writes a picture (by the suffix of `path`: png, svg, pdf): two heat maps, a column per block.
 
-    Above, divergence on a logarithmic scale; below, top-1 lost, grey where it cannot be told from 0. A line is a part
+    Above, divergence on a logarithmic scale; below, top-1 lost, pale where it cannot be told from 0. A line is a part
     at one fraction removed; what reaches into all blocks fills the line. Hatched: not measured; white: there is none.
 
     Raises StoreError when the file cannot be written.
@@ -74,7 +74,7 @@ def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = ""
     lower.set_xlabel("block", fontsize=9)
     handles = [Patch(facecolor=MISSING, edgecolor=EDGE, hatch="////", label="not measured")] if missing else []
     if any(not row.surely for row in cells):
-        handles.append(Patch(facecolor="none", edgecolor="none", label="grey numbers: cannot be told from 0 (95 %)"))
+        handles.append(Patch(facecolor="none", edgecolor="none", label="grey, pale: cannot be told from 0 (95 %)"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     if title:
@@ -121,10 +121,11 @@ def _panel(
                 blank = Rectangle((left, top), width, 1, facecolor=MISSING, edgecolor=EDGE, hatch="////", linewidth=0)
                 panel.add_patch(blank)
                 continue
-            colour = shades.to_rgba(value(row))
+            unsure = grey and not row.surely
+            colour = shades.to_rgba(0.0 if unsure else value(row))
             panel.add_patch(Rectangle((left, top), width, 1, facecolor=colour, edgecolor="white", linewidth=1.0))
             dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.55
-            ink = "white" if dark else UNSURE if grey and not row.surely else "#222222"
+            ink = "white" if dark else UNSURE if unsure else "#222222"
             panel.text(left + width / 2, top + 0.52, text(row), ha="center", va="center", fontsize=7, color=ink)
     panel.set_xlim(0, columns)
     panel.set_ylim(places[-1] + 1 if places else 1, 0)
