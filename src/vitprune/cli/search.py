@@ -47,10 +47,16 @@ def search(
     confident: Annotated[
         bool, typer.Option("--confident", help="The upper end of the drop's 95 % interval must hold it.")
     ] = False,
-    method: Annotated[str, typer.Option(help="ratio-search, or a study of Optuna: bayes, nsga2.")] = "ratio-search",
+    method: Annotated[
+        str, typer.Option(help="ratio-search, sensitivity, or a study of Optuna: bayes, nsga2.")
+    ] = "ratio-search",
     per: Annotated[
-        str, typer.Option(help="A share for each: module (attention, MLP, ...), kind, or block (modules of each).")
+        str,
+        typer.Option(help="ratio-search: a share for each module (attention, MLP), kind, or block (modules of each)."),
     ] = "module",
+    fractions: Annotated[
+        str, typer.Option(metavar="F,F,...", help="With sensitivity: what is removed of each kind in each block.")
+    ] = "0.25,0.5,0.75",
     score: Annotated[str, typer.Option(help="Of units; see --method of vitprune prune.")] = "auto",
     trials: Annotated[
         int | None, typer.Option(min=1, help="Probes at most; of a study, of all workers.", show_default="no limit")
@@ -124,6 +130,7 @@ def search(
         confident,
         method,
         per,  # type: ignore[arg-type]  # checked there
+        _fractions(fractions),
         score=score,
         scope=base.scope,
         kinds=base.kinds,
@@ -150,14 +157,17 @@ def search(
 
 
 def _show(result: Any, json: bool) -> None:
-    from vitprune.report import print_rows
+    from vitprune.report import print_rows, print_sensitivity, sensitivity_json
 
+    curves = {} if result.curves is None else {"sensitivity": sensitivity_json(result.curves.rows())}
     fixed = {name: None if p is None else p.to_json() for name, p in result.fixed.items()}
     rows = [] if result.model is None else [row.to_json() for row in result.model.rows]
     if json:
         found = {"goal": str(result.goal), "found": result.found.to_json(), "fixed": fixed, "dense": result.dense_top1}
-        print_json({"out": str(result.folder), **found, "probes": len(result.probes), "rows": rows})
+        print_json({"out": str(result.folder), **found, "probes": len(result.probes), "rows": rows} | curves)
         return
+    if result.curves is not None:
+        print_sensitivity(result.curves.rows(), "sensitivity")
     if result.model is None:
         print(f"best so far: {_line(result.found, result.goal.cost)}; the worker that ended the study saves the model")
         return
@@ -168,7 +178,17 @@ def _show(result: Any, json: bool) -> None:
         versus = "" if probe is None else f"; found has {found.costs[cost] / probe.costs[cost]:.1%} of its {cost}"
         print(f"fixed ratio, {name}: {'none holds the goal' if probe is None else _line(probe, cost) + versus}")
     print(f"saved: {result.model.folder}  (vitprune.load({str(result.model.folder)!r})); {len(result.probes)} probes")
-    print(f"in {result.folder}: probes.csv, .md, .png")
+    also = "" if result.curves is None else "; sensitivity.csv, .json, .md, .png"
+    print(f"in {result.folder}: probes.csv, .md, .png{also}")
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    from vitprune.search import SearchError
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SearchError(f"fractions are numbers joined by commas, such as 0.25,0.5,0.75, but got {text!r}") from None
 
 
 def _show_pick(result: Any, json: bool) -> None:

@@ -21,6 +21,7 @@ from vitprune.latency.timed import Timed
 from vitprune.pipeline.opening import Opened
 from vitprune.pipeline.pick import exact_shares, materialise, picked
 from vitprune.pipeline.prune_run import PruneResult
+from vitprune.pipeline.search_curves import write_curves
 from vitprune.pipeline.search_folder import FOUND, PICKS, SearchFolder
 from vitprune.pipeline.search_settings import STUDIES, SearchSettings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
@@ -32,6 +33,7 @@ from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import ordered, rotate
 from vitprune.score import score
 from vitprune.search import (
+    Curves,
     Goal,
     Judge,
     Limits,
@@ -41,13 +43,16 @@ from vitprune.search import (
     SearchError,
     baselines,
     check_resolution,
+    curves_for,
     found,
     front,
     held,
     ratio_search,
+    sensitivity_search,
     space_of,
 )
-from vitprune.search.ways import along, at_cost
+from vitprune.search.curve_plans import way_of
+from vitprune.search.ways import Way, along, at_cost
 from vitprune.trace import trace
 from vitprune.trace.graph import Graph
 
@@ -64,6 +69,7 @@ class SearchResult:
     found: Probe
     fixed: Mapping[str, Probe | None]  # the fixed ratios that hold the goal
     probes: tuple[Probe, ...]  # all that were made, in order
+    curves: Curves | None  # what a search by sensitivity measured
     model: PruneResult | None  # what was saved, measured on images that the search did not see; None: by another worker
 
 
@@ -115,10 +121,11 @@ def run_search(
     work = _Search(opened, images, settings, seed, place, said)
     goal = work.goal()  # fails at once for one that cannot be
     prober = work.prober(folder.begin(wanted | {"groups": work.graph.sizes()}, force=force))
+    work.measure_curves(prober, goal, out, spec)
     chosen = work.run(prober, goal) if settings.method not in STUDIES else work.share(prober, goal, out, wanted, force)
     if chosen is None:
         best = found(prober, goal)
-        return SearchResult(out, goal, prober.judge.dense.top1, best, {}, tuple(prober.probes), None)
+        return SearchResult(out, goal, prober.judge.dense.top1, best, {}, tuple(prober.probes), None, None)
     if not chosen.sizes:
         raise SearchError(f"{goal} is the dense model itself; ask for less")
     fixed = baselines(prober, goal) if settings.baselines else {}
@@ -138,7 +145,7 @@ def run_search(
         progress=said,
         **how,
     )
-    return SearchResult(out, goal, prober.judge.dense.top1, chosen, fixed, tuple(prober.probes), made)
+    return SearchResult(out, goal, prober.judge.dense.top1, chosen, fixed, tuple(prober.probes), work.curves, made)
 
 
 def run_pick(
@@ -184,19 +191,8 @@ def _name(purpose: str, probe: Probe, training: TrainSettings | None) -> str:
 
 def _decisive(spec: str, data: DataSettings, settings: SearchSettings, seed: int, new_head: bool) -> dict[str, Any]:
     """What decides the outcome of a probe, as JSON values."""
-    free = {
-        "max_drop",
-        "target",
-        "cost",
-        "confident",
-        "method",
-        "per",
-        "trials",
-        "minutes",
-        "baselines",
-        "storage",
-        "study",
-    }
+    free = {"max_drop", "target", "cost", "confident", "method", "per", "fractions", "trials", "minutes", "baselines"}
+    free |= {"storage", "study"}
     free |= set() if "latency" in _metrics(settings) else {"latency_batch", "threads"}
     probe = {**asdict(settings), "probe": None if settings.probe is None else settings.probe.to_json()}
     probe["kinds"] = list(wanted_kinds(settings.kinds, ()))
@@ -225,6 +221,7 @@ class _Search:
         self.groups = self._groups()
         self.space = space_of(self.graph, self.groups, settings.per, **self.rules)
         self.timed: Timed | None = None
+        self.curves: Curves | None = None
 
     def goal(self) -> Goal:
         """What is to be found. Raises SearchError and TargetError for what makes no sense."""
@@ -284,10 +281,21 @@ class _Search:
         self.said.line(f"dense: top-1 {100 * dense.top1:.2f} % of {dense.images} validation images")
         return prober
 
+    def measure_curves(self, prober: Prober, goal: Goal, out: Path, spec: str) -> None:
+        """For a search by sensitivity: what every part loses, and its files."""
+        if self.settings.method != "sensitivity":
+            return
+        prober.purpose = self._purpose(goal)
+        self.curves = curves_for(prober, goal, self.settings.fractions)
+        write_curves(out, self.curves, f"Sensitivity of {spec}, one part smaller at a time", prober.judge.dense.images)
+
     def run(self, prober: Prober, goal: Goal) -> Probe:
         """The best probe for the goal."""
         self._begin(prober, goal)
-        return self._end(prober, goal, ratio_search(prober, goal))
+        if self.curves is None:
+            return self._end(prober, goal, ratio_search(prober, goal))
+        chosen, way = sensitivity_search(prober, goal, self.curves), way_of(self.curves, prober, goal.cost)
+        return self._end(prober, goal, chosen, way)
 
     def share(self, prober: Prober, goal: Goal, folder: Path, decisive: Mapping[str, Any], force: bool) -> Probe | None:
         """The best probe of a study, when this worker is the one that ends it; None: another one is."""
@@ -320,21 +328,24 @@ class _Search:
 
     def _begin(self, prober: Prober, goal: Goal) -> None:
         self.said.line(f"searching {goal}, shares of {', '.join(prober.space.names)}")
-        prober.purpose = f"{self.settings.method} per {self.settings.per}, {goal.name}"
+        prober.purpose = self._purpose(goal)
 
-    def _end(self, prober: Prober, goal: Goal, chosen: Probe) -> Probe:
+    def _end(self, prober: Prober, goal: Goal, chosen: Probe, way: Way | None = None) -> Probe:
         if goal.cost == "latency" and goal.budget is not None:
-            chosen = self._at_latency(prober, goal, chosen)
+            chosen = self._at_latency(prober, goal, chosen, way)
         self.said.line(
             f"found, with {len(prober.record.of(prober.purpose))} probes: probe {chosen.number}, "
             f"{goal.cost}={chosen.costs[goal.cost]:.4f}, {-chosen.lost.points:+.2f} points"
         )
         return chosen
 
-    def _at_latency(self, prober: Prober, goal: Goal, chosen: Probe) -> Probe:
-        """The shares in their proportions, at the cost at which the measured time is the one asked for."""
+    def _purpose(self, goal: Goal) -> str:
+        return f"{self.settings.method} per {self.settings.per}, {goal.name}"
+
+    def _at_latency(self, prober: Prober, goal: Goal, chosen: Probe, way: Way | None = None) -> Probe:
+        """A plan of the way (None: the shares in their proportions) whose measured time is the one asked for."""
         assert goal.budget is not None
-        budget, weights = goal.budget, prober.space.direction(chosen.shares)
+        budget, way = goal.budget, way or along(prober, prober.space.direction(chosen.shares), "latency")
         prober.limits = Limits()
         for _ in range(4):
             plan = prober.by_sizes(chosen.sizes)
@@ -344,7 +355,7 @@ class _Search:
                 return chosen
             budget *= goal.budget / got
             try:
-                smaller = at_cost(prober, along(prober, weights, "latency"), "latency", budget)
+                smaller = at_cost(prober, way, "latency", budget)
             except TargetError as error:
                 raise SearchError(
                     f"latency={goal.budget:.4g}x cannot be reached with these kinds: a model of predicted "

@@ -11,11 +11,12 @@ from vitprune.latency import Timing
 from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.recover import TrainSettings
-from vitprune.search import PERS, SearchError
+from vitprune.search import FRACTIONS, PERS, SearchError
+from vitprune.search.sensitivity import check_fractions
 from vitprune.search.space import Per
 
 STUDIES = ("bayes", "nsga2")  # methods whose trials many workers can share
-METHODS = ("ratio-search", *STUDIES)
+METHODS = ("ratio-search", "sensitivity", *STUDIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class SearchSettings:
     cost: str = "macs"  # what is to be small at a drop: macs, params or latency
     confident: bool = False  # see `Goal`
     method: str = "ratio-search"  # one of METHODS
-    per: Per = "module"  # see `space_of`
+    per: Per = "module"  # see `space_of`; "sensitivity" has every kind in every block on its own
+    fractions: tuple[float, ...] = FRACTIONS  # of "sensitivity": what is removed of each, at first
     score: str = "auto"  # see `chosen_method`
     scope: Scope | Auto = "auto"  # how units compete within an axis
     kinds: tuple[str, ...] | None = None  # see `allocate`
@@ -51,6 +53,7 @@ class SearchSettings:
             raise SearchError(f"the method of a search must be one of {', '.join(METHODS)}, but got {self.method!r}")
         if self.per not in PERS:
             raise SearchError(f"shares are searched per {', '.join(PERS)}, but got {self.per!r}")
+        check_fractions(self.fractions)
         for name, value in (("trials", self.trials), ("minutes", self.minutes)):
             if value is not None and value <= 0:
                 raise SearchError(f"a search needs {name} above 0, but got {value:g}")
