@@ -68,6 +68,8 @@ def test_files_hold_all_probes(folder):
     rows = list(csv.DictReader((out / "probes.csv").read_text().splitlines()))
     assert [int(r["probe"]) for r in rows] == [p.number for p in result.probes]
     assert [r for r in rows if r["chosen_for"]][-1]["probe"] == str(result.found.number)
+    widths = result.model.folder.with_name(f"{result.model.folder.name}-widths.png")
+    assert widths.read_bytes().startswith(b"\x89PNG")
     assert (out / "probes.png").read_bytes().startswith(b"\x89PNG")
     assert result.goal.name in (out / "probes.md").read_text()
     assert result.model.folder == out / "models" / f"{result.goal.name}-probe-{result.found.number}"

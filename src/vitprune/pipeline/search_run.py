@@ -28,6 +28,7 @@ from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep, fit
+from vitprune.report import draw_widths, width_rows
 from vitprune.report.probes import ProbeRow, draw_probes, probes_csv, probes_markdown
 from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import ordered, rotate
@@ -145,6 +146,8 @@ def run_search(
         progress=said,
         **how,
     )
+    got = made.plan.obtained["macs"]["ratio"]
+    draw_widths(width_rows(made.plan), place_of.with_name(f"{place_of.name}-widths.png"), f"{spec}, macs={got:.4f}")
     return SearchResult(out, goal, prober.judge.dense.top1, chosen, fixed, tuple(prober.probes), work.curves, made)
 
 
