@@ -61,7 +61,7 @@ class Dense:
         self.dense = Quality(1.0, 0.0, bits, IMAGES)
         self.prober: Any = None
 
-    def __call__(self, plan: Any) -> Quality:
+    def __call__(self, plan: Any, stop: object = None) -> Quality:
         return self.prober.judged(plan)
 
 
