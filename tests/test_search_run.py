@@ -145,7 +145,7 @@ class FixedOverhead:
 
 
 def test_a_latency_is_searched_by_prediction_and_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitprune.pipeline.search_run.Timed", FixedOverhead)
+    monkeypatch.setattr("vitprune.pipeline.search_work.Timed", FixedOverhead)
     settings = replace(QUICK, target=vitprune.Target.parse("latency=5ms"), max_drop=None, trials=1)
     found = run_search(MODEL, DATA, settings, None, tmp_path / "run", device="cpu").found
     assert set(found.costs) == {"macs", "params", "latency"}
