@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,14 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """(median, 10th, 90th percentile)."""
     p10, median, p90 = np.percentile(values, (10, 50, 90))
     return float(median), float(p10), float(p90)
+
+
+def mean_sd(values: Sequence[float], digits: int) -> str:
+    """ "mean ± standard deviation", without the latter for a single value; "-" for none."""
+    if not values:
+        return "-"
+    middle = f"{mean(values):.{digits}f}"
+    return middle if len(values) < 2 else f"{middle} ± {stdev(values):.{digits}f}"
 
 
 def shown(values: Sequence[float], digits: int = 2) -> str:

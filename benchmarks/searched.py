@@ -14,14 +14,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
 from cells import Cells, wanted
-from record import parser, setting, table, write
+from one_shot import texts
+from record import mean_sd, parser, setting, table, write
 from subject import Subject, add_options
 
 import vitprune
@@ -181,8 +181,8 @@ def page(bench: Bench, dense: float) -> list[str]:
                  f"{r['probe_seconds'] / 60:.1f}", f"{r['val_lost']:.2f} ± {1.96 * r['val_error']:.2f}"]
             )  # fmt: skip
         lines.append(
-            [*key, len(mine), _spread([100 * (dense - r["top1"]) for r in mine], 2),
-             _spread([100 * r["macs"] for r in mine], 1), *(_spread(v, 1) for v in shares.values()), _spread(gains, 2)]
+            [*key, len(mine), mean_sd([100 * (dense - r["top1"]) for r in mine], 2),
+             mean_sd([100 * r["macs"] for r in mine], 1), *(mean_sd(v, 1) for v in shares.values()), mean_sd(gains, 2)]
         )  # fmt: skip
         best = mine[0]
         blocks.append(f"{', '.join(key)}, seed {best['seed']}: " + _widths(bench, best["sizes"]))
@@ -210,18 +210,6 @@ def _widths(bench: Bench, sizes: Mapping[str, int]) -> str:
             whole = [g for g in graph.groups if g.kind == kind]
             parts.append(f"{kind} {' '.join(str(sizes[g.name]) for g in whole)} of {whole[0].size}")
     return "; ".join(parts)
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return "-"
-    middle = f"{mean(values):.{digits}f}"
-    return middle if len(values) < 2 else f"{middle} ± {stdev(values):.{digits}f}"
-
-
-def texts(value: str) -> list[str]:
-    """The parts of a list given as one argument."""
-    return [part for part in value.split(",") if part]
 
 
 def main() -> None:

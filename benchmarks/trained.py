@@ -18,13 +18,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
 from cells import Cells, wanted
 from one_shot import texts
-from record import parser, setting, table, write
+from record import mean_sd, parser, setting, table, write
 from subject import Subject, add_options
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -228,8 +228,8 @@ def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
             mine = [r for r in here if r["way"] == way]
             lost = [100 * (dense - r["top1"]) for r in mine]
             listing.append(
-                [target, way, _spread([100 * r["top1"] for r in mine], 2), _spread(lost, 2),
-                 _spread([100 * r["macs"] for r in mine], 1), _spread([100 * r["params_share"] for r in mine], 1),
+                [target, way, mean_sd([100 * r["top1"] for r in mine], 2), mean_sd(lost, 2),
+                 mean_sd([100 * r["macs"] for r in mine], 1), mean_sd([100 * r["params_share"] for r in mine], 1),
                  len(mine)]
             )  # fmt: skip
             if way.startswith(("masks", "vtp")):
@@ -237,8 +237,8 @@ def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
             if way.startswith("masks"):
                 masked = [100 * (r["params_share"] - r["behind"] / total) for r in mine]
                 left.append(
-                    [target, way, _spread(masked, 1), _spread([100 * r["params_share"] for r in mine], 1),
-                     _spread([100 * r["top1"] for r in mine], 2)]
+                    [target, way, mean_sd(masked, 1), mean_sd([100 * r["params_share"] for r in mine], 1),
+                     mean_sd([100 * r["top1"] for r in mine], 2)]
                 )  # fmt: skip
     return [
         f"Dense: {100 * dense:.2f} %. Means over seeds, with the standard deviation where there are several. "
@@ -256,11 +256,6 @@ def _held(target: str, lost: float) -> list[str]:
     anchor, aim = AIMS.get(target, VTP_AIM)
     holds = "aim" if lost <= aim else "anchor" if lost <= anchor else "no"
     return [f"{lost:.2f}", f"{anchor:g}", f"{aim:g}", holds]
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    middle = f"{mean(values):.{digits}f}"
-    return middle if len(values) < 2 else f"{middle} ± {stdev(values):.{digits}f}"
 
 
 def numbers(value: str) -> list[int]:

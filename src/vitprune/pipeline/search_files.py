@@ -6,16 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from vitprune.files import write_text
-from vitprune.pipeline.search_folder import FOUND
+from vitprune.files import read_object, write_text
+from vitprune.pipeline.search_folder import AGAIN, FOUND
 from vitprune.pipeline.search_settings import SearchSettings
 from vitprune.report.probes import ProbeRow, draw_probes, probes_csv, probes_markdown
-from vitprune.search import (
-    Goal,
-    Judge,
-    Probe,
-    front,
-)
+from vitprune.search import Goal, Judge, Probe, front
 
 
 def write_search(
@@ -29,7 +24,7 @@ def write_search(
 ) -> None:
     """The search's files: all probes, and what was found for each goal so far."""
     path = out / FOUND
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_object(path, AGAIN) if path.is_file() else {}
     entry = {
         "goal": str(goal),
         "method": settings.method,

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from vitprune import models
@@ -231,8 +232,6 @@ class SearchWork:
 
     def _groups(self) -> tuple[str, ...]:
         """Names of the groups that may shrink. Raises TargetError for malformed settings."""
-        import numpy as np
-
         even = {g.name: np.ones((g.lanes, g.size)) for g in self.graph.groups}
         given = {**self.rules, "protect": self.settings.protect, "kinds": self.settings.kinds}
         left = choices(self.graph, even, Target("macs", 1.0), **given).settings["not_pruned"]
