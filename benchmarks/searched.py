@@ -29,6 +29,7 @@ from subject import Subject, add_options
 
 import vitprune
 from vitprune.errors import VitpruneError
+from vitprune.normal import Z95
 from vitprune.pipeline.search_settings import SearchSettings
 from vitprune.pipeline.setup import DataSettings
 from vitprune.progress import make_progress
@@ -185,7 +186,7 @@ def page(bench: Bench, dense: float) -> list[str]:
             cells = [f"{100 * row['macs']:.1f} ({100 * row['top1']:.2f})" if row else "-" for row in level.values()]
             every.append(
                 [*key, r["seed"], f"{100 * r['top1']:.2f}", f"{100 * r['macs']:.1f}", *cells, r["probes"],
-                 f"{r['probe_seconds'] / 60:.1f}", f"{r['val_lost']:.2f} ± {1.96 * r['val_error']:.2f}"]
+                 f"{r['probe_seconds'] / 60:.1f}", f"{r['val_lost']:.2f} ± {Z95 * r['val_error']:.2f}"]
             )  # fmt: skip
         lines.append(
             [*key, len(mine), mean_sd([100 * (dense - r["top1"]) for r in mine], 2),

@@ -13,6 +13,7 @@ from vitprune.cli.prune import prune
 from vitprune.cli.request import defaults_of, request, with_options_of
 from vitprune.cli.run import print_json
 from vitprune.errors import DataError
+from vitprune.normal import Z95
 
 # of `vitprune prune`: what a search decides itself, and what only trained masks have
 OTHERS = (
@@ -202,4 +203,4 @@ def _show_pick(result: Any, json: bool) -> None:
 
 
 def _line(probe: Any, cost: str) -> str:
-    return f"{cost}={probe.costs[cost]:.4f}, {-probe.lost.points:+.2f} ± {1.96 * probe.lost.error:.2f} points"
+    return f"{cost}={probe.costs[cost]:.4f}, {-probe.lost.points:+.2f} ± {Z95 * probe.lost.error:.2f} points"

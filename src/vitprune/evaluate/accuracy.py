@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitprune.errors import DataError, ModelError
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
+from vitprune.normal import Z95
 from vitprune.progress import Progress, Silent
 
 
@@ -79,7 +80,7 @@ def _right(scores: Tensor, labels: Tensor) -> tuple[Tensor, int]:
     return hit[:, 0].cpu(), int(hit.any(1).sum())
 
 
-def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
     """The 95 % interval of a share of `right` out of `n`.
 
     Source: E. B. Wilson, JASA 22 (1927).

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vitprune.report.paired import NORMAL
+from vitprune.normal import Z95
 
 COSTS = ("macs", "params", "latency")
 WHOLE = "all"  # in tables, the block of what stands in none
@@ -35,7 +35,7 @@ class SensitivityRow:
     @property
     def surely(self) -> bool:
         """Whether the 95 % interval of `lost` leaves out 0."""
-        return self.lost is not None and self.error is not None and abs(self.lost) > NORMAL * self.error
+        return self.lost is not None and self.error is not None and abs(self.lost) > Z95 * self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def sensitivity_markdown(rows: Sequence[SensitivityRow], title: str, *, images: 
         of = f" of {images:,} images" if images else ""
         parts += [
             f"Points of top-1 are{of}, paired with the dense model's answers; they are known to "
-            f"± {NORMAL * min(errors):.2f} at best and ± {NORMAL * max(errors):.2f} at worst (95 %).",
+            f"± {Z95 * min(errors):.2f} at best and ± {Z95 * max(errors):.2f} at worst (95 %).",
             "",
         ]
     parts += [f"![Divergence and top-1 lost, by part and block]({picture})", ""] if picture else []

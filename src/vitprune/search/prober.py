@@ -13,6 +13,7 @@ from torch import nn
 from vitprune.allocate import Scope, Target, allocate
 from vitprune.arrays import Scores
 from vitprune.calibrate import Sensitivity, sensitivities
+from vitprune.normal import Z95
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, Silent
 from vitprune.refit import refit
@@ -162,7 +163,7 @@ class Prober:
         self.record.add(made)
         self.said.line(
             f"probe {made.number} ({origin}): {_shares(made.shares)}: {_costs(made.costs)}, "
-            f"top-1 {100 * quality.top1:.2f} % ({-lost.points:+.2f} ± {1.96 * lost.error:.2f}), {made.seconds:.1f} s"
+            f"top-1 {100 * quality.top1:.2f} % ({-lost.points:+.2f} ± {Z95 * lost.error:.2f}), {made.seconds:.1f} s"
         )
         return made
 
