@@ -1,4 +1,4 @@
-"""Two folders trade names in one step of the file system, so that there is no moment at which one of them is missing."""
+"""Two folders trade names in one step of the file system: there is no moment at which one of them is missing."""
 
 from __future__ import annotations
 
