@@ -12,7 +12,19 @@ import vitprune
 ROOT = Path(vitprune.__file__).parent
 LAYERS = (
     {"preprocessing", "processes", "progress"}
-    | {"arrays", "compose", "differences", "errors", "exchange", "files", "modes", "normal", "plan", "planjson"},
+    | {
+        "arrays",
+        "compose",
+        "differences",
+        "errors",
+        "exchange",
+        "files",
+        "modes",
+        "normal",
+        "plan",
+        "shortage",
+        "planjson",
+    },
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},

@@ -14,10 +14,12 @@ from typing import Any
 
 from vitprune.errors import VitpruneError
 from vitprune.processes import is_main, rank, world
+from vitprune.shortage import memory_for
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
 TERMINATED = 143
 GRACE_S = 5.0
+LESS = "give smaller batches (--batch-size) or fewer images; a run that was begun goes on where it stopped"
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,7 +28,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with memory_for(f"vitprune {command.__name__}", LESS):
+                command(*args, **kwargs)
             _part()
         except VitpruneError as error:
             if not is_main():
