@@ -27,9 +27,9 @@ HUGE = 2**48  # elements
 
 @pytest.mark.parametrize("make", [lambda: torch.empty(HUGE), lambda: np.empty(HUGE), lambda: bytearray(2**60)])
 def test_the_libraries_own_errors_are_known(make: Any) -> None:
-    with pytest.raises(MemoryShortage, match=r"memory ran out during the test \(.+\); give less"):
-        with memory_for("the test", "give less"):
-            make()
+    said = r"memory ran out during the test \(.+\); give less"
+    with pytest.raises(MemoryShortage, match=said), memory_for("the test", "give less"):
+        make()
 
 
 def test_other_errors_stay_what_they_are() -> None:
