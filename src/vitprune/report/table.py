@@ -20,6 +20,7 @@ class Row:
     latency_ms: float | None = None  # median at batch 1
     latency32_ms: float | None = None  # median of a batch of 32
     bytes: int | None = None  # of the weights' file
+    memory_mib: float | None = None  # peak of weights and forward pass together, of one image
 
     def to_json(self) -> dict[str, Any]:
         """The fields that were measured, as JSON values."""
@@ -33,6 +34,7 @@ HEADINGS = {
     "macs": "MACs",
     "latency_ms": "ms, batch 1",
     "latency32_ms": "ms, batch 32",
+    "memory_mib": "peak MiB",
     "bytes": "weights MB",
 }
 
@@ -54,6 +56,7 @@ def format_row(row: Row, first: Row | None = None) -> dict[str, str]:
         "macs": count(row.macs, base.macs, f"{row.macs / 1e6:.2f} M"),
         "latency_ms": count(row.latency_ms, base.latency_ms, f"{row.latency_ms or 0:.2f}"),
         "latency32_ms": count(row.latency32_ms, base.latency32_ms, f"{row.latency32_ms or 0:.1f}"),
+        "memory_mib": count(row.memory_mib, base.memory_mib, f"{row.memory_mib or 0:.1f}"),
         "bytes": count(row.bytes, base.bytes, f"{(row.bytes or 0) / 1e6:.2f}"),
     }
 
