@@ -90,8 +90,8 @@ def with_latency(
     result: list[Row] = []
     for row in rows:
         name = "dense" if row.name == "dense" else "pruned"
-        times = {"latency_ms": found[name, 1], "latency32_ms": found[name, 32]}
-        result.append(replace(row, **times, memory_mib=memory[name]))
+        ms, ms32 = found[name, 1], found[name, 32]
+        result.append(replace(row, latency_ms=ms, latency32_ms=ms32, memory_mib=memory[name]))
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from vitprune.pipeline.outcome import alike
 from vitprune.pipeline.report_read import ReadRun, SavedModel
@@ -12,13 +13,13 @@ from vitprune.report.classes import class_names, class_panel, class_rows, confus
 from vitprune.report.comparison_table import comparison_table, difference_table
 from vitprune.report.curves import Curve, curve_panel
 from vitprune.report.front import COSTS
-from vitprune.report.page import Code, Figure, Item, Section, Table, Text, csv_of
+from vitprune.report.page import Beside, Code, Figure, Item, Section, Table, Text, csv_of
 from vitprune.report.paired import Interval, by_image
 from vitprune.report.panel import Panel
 from vitprune.report.scatter import Dot, Series, scatter
 from vitprune.report.sensitivity import MEANING
 from vitprune.report.sensitivity_picture import sensitivity_panels
-from vitprune.report.widths import width_panels, widths_csv
+from vitprune.report.widths import TITLES, untouched, width_panels, widths_csv
 from vitprune.report.words import percent, short, signed
 from vitprune.search import Probe
 
@@ -51,15 +52,15 @@ def told(model: SavedModel) -> str:
 
 def asked_section(models: Sequence[SavedModel]) -> Section:
     """What was asked of every model and what it has, and what the runs noted about that."""
-    lines = []
+    lines, timed = [], any("latency" in m.contents.plan.obtained for m in models)
+    costs = [c for c in COSTS if timed or c != "latency"]
     for m in models:
         got, plan = m.contents.plan.obtained, m.contents.plan
-        shares = [f"{got[c]['ratio']:.4f}" if c in got else "–" for c in COSTS]
+        shares = [f"{got[c]['ratio']:.4f}" if c in got else "–" for c in costs]
         lines.append([m.name, m.point.asked, *shares, plan.method or "–", str(plan.settings.get("scope", "–"))])
-    headings = ["model", "asked", "MACs", "parameters", "latency", "method", "scope"]
-    table = Table(
-        "Asked, and obtained as a share of the dense model", headings, lines, frozenset({0, 1, 5, 6}), "asked"
-    )
+    headings = ["model", "asked", *(COSTS[c] for c in costs), "method", "scope"]
+    words = frozenset({0, 1, len(headings) - 2, len(headings) - 1})
+    table = Table("Asked, and obtained as a share of the dense model", headings, lines, words, "asked")
     items: list[Item] = [table]
     notes: dict[str, list[str]] = {}
     for m in models:
@@ -71,23 +72,42 @@ def asked_section(models: Sequence[SavedModel]) -> Section:
 
 
 HEADINGS = (
-    *("model", "top-1 %", "95 % interval", "points", "parameters", "of dense", "MACs", "of dense"),
-    *("ms, batch 1", "of dense", "ms, batch 32", "of dense", "peak MiB", "weights MB"),
+    *("model", "top-1 %", "95 % interval", "points", "parameters", "MACs"),
+    *("ms, batch 1", "ms, batch 32", "peak MiB", "weights MB"),
 )
 
 
-def _cells(name: str, row: Row, dense: Row) -> list[str]:
-    def share(value: float | None, whole: float | None) -> str:
-        return "" if row is dense else "–" if value is None or not whole else f"{value / whole:.1%}"
+def _cells(name: str, row: Row, dense: Row) -> list[str | Beside]:
+    def number(value: float | None, whole: float | None, text: str) -> str | Beside:
+        if value is None:
+            return "–"
+        return text if row is dense or not whole else Beside(text, f"{value / whole:.1%}")
 
     ends = "–" if row.ci95 is None else f"{percent(row.ci95[0])} to {percent(row.ci95[1])}"
     lost = "" if row is dense or row.top1 is None or dense.top1 is None else signed(100 * (row.top1 - dense.top1))
-    cells = [name, percent(row.top1), ends, lost, short(row.params), share(row.params, dense.params), short(row.macs)]
-    cells.append(share(row.macs, dense.macs))
-    for ms, whole in ((row.latency_ms, dense.latency_ms), (row.latency32_ms, dense.latency32_ms)):
-        cells += ["–" if ms is None else f"{ms:.2f}", share(ms, whole)]
-    cells.append("–" if row.memory_mib is None else f"{row.memory_mib:.1f}")
-    return [*cells, "–" if row.bytes is None else f"{row.bytes / 1e6:.2f}"]
+    return [
+        name,
+        percent(row.top1),
+        ends,
+        lost,
+        number(row.params, dense.params, short(row.params)),
+        number(row.macs, dense.macs, short(row.macs)),
+        number(row.latency_ms, dense.latency_ms, f"{row.latency_ms or 0:.2f}"),
+        number(row.latency32_ms, dense.latency32_ms, f"{row.latency32_ms or 0:.1f}"),
+        number(row.memory_mib, dense.memory_mib, f"{row.memory_mib or 0:.1f}"),
+        number(row.bytes, dense.bytes, f"{(row.bytes or 0) / 1e6:.2f}"),
+    ]
+
+
+def dense_rows(family: Sequence[SavedModel]) -> dict[str, Row]:
+    """What was measured of the dense model, once for each of the images that it met."""
+    found: dict[tuple[float | None, str], tuple[str, Row]] = {}
+    for m in family:
+        seen = "" if m.hits is None else m.hits.images
+        found.setdefault((m.dense.top1, seen), (m.name, m.dense))
+    if len(found) == 1:
+        return {"dense": next(iter(found.values()))[1]}
+    return {f"dense, as for {name}": row for name, row in found.values()}
 
 
 def measured_section(families: Sequence[Sequence[SavedModel]]) -> Section:
@@ -99,7 +119,8 @@ def measured_section(families: Sequence[Sequence[SavedModel]]) -> Section:
         if len(models) == 1:
             lines = [_cells(row.name, row, first.dense) for row in first.point.rows]
         else:
-            lines = [_cells("dense", first.dense, first.dense), *(_cells(m.name, m.last, m.dense) for m in family)]
+            lines = [_cells(name, row, row) for name, row in dense_rows(family).items()]
+            lines += [_cells(m.name, m.last, m.dense) for m in family]
         of = f"{first.last.images:,} images" if first.last.images else "no images"
         title = f"Top-1 is of {of}" + (f", group {number}" if len(families) > 1 else "")
         items.append(Table(title, HEADINGS, lines, name=f"measured-{number}" if len(families) > 1 else "measured"))
@@ -159,7 +180,8 @@ def fronts_section(families: Sequence[Sequence[SavedModel]], runs: Sequence[Read
             series = _series(family, runs, points, best[cost], cost)
             if not any(s.dots for s in series):
                 continue
-            dense = family[0].dense.top1
+            tops = [row.top1 for row in dense_rows(family).values() if row.top1 is not None]
+            dense = fmean(tops) if tops else None
             batch = {p.time.batch for p in points.values() if p.time is not None}
             unit = f", batch {batch.pop()}" if cost == "latency" and len(batch) == 1 else ""
             alt = f"Top-1 against {short_name}, share of the dense model's: " + "; ".join(
@@ -229,13 +251,17 @@ def few(models: Sequence[SavedModel], headline: SavedModel) -> list[SavedModel]:
         return list(models)
     order = sorted(models, key=lambda m: m.last.macs / m.dense.macs)
     chosen = {round(i * (len(order) - 1) / (LINES - 2)) for i in range(LINES - 1)}
-    picked = [m for i, m in enumerate(order) if i in chosen or m is headline]
-    return picked
+    return [m for i, m in enumerate(order) if i in chosen or m is headline]
 
 
 def some_of(shown: Sequence[SavedModel], models: Sequence[SavedModel]) -> str:
     """A sentence where not all are shown."""
     return "" if len(shown) == len(models) else f" {len(shown)} of {len(models)} models are drawn; the CSV has all."
+
+
+def and_so_on(kinds: Sequence[str]) -> str:
+    """Kinds of group by their names."""
+    return ", ".join(TITLES[kind] for kind in kinds)
 
 
 def widths_section(models: Sequence[SavedModel], headline: SavedModel) -> Section | None:
@@ -245,9 +271,10 @@ def widths_section(models: Sequence[SavedModel], headline: SavedModel) -> Sectio
         return None
     shown = few(pruned, headline)
     panels = width_panels({m.name: width_rows(m.contents.plan) for m in shown})
+    whole = untouched({m.name: width_rows(m.contents.plan) for m in shown})
     caption = (
-        "Pale: the dense model. Heads are counted per block, query/key and value dims per head, MLPs in hidden units; "
-        f"a whole branch is there or gone.{some_of(shown, pruned)}"
+        "Pale: the dense model. Heads are counted per block, query/key and value dims per head, MLPs in hidden units."
+        f"{f' As they were, so not drawn: {and_so_on(whole)}.' if whole else ''}{some_of(shown, pruned)}"
     )
     csv = widths_csv({m.name: width_rows(m.contents.plan) for m in pruned})
     return Section("widths", "Widths before and after", [Figure("widths", caption, panels, csv)])

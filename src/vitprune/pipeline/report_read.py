@@ -15,6 +15,7 @@ from vitprune.files import read_object
 from vitprune.models.source import ModelSource
 from vitprune.pipeline.compare_folder import COMPARE, CONFIG, FAILED, TIMES
 from vitprune.pipeline.outcome import alike, saved_point
+from vitprune.pipeline.pick import PROBE
 from vitprune.pipeline.search_folder import FOUND, PICKS, PROBES, SEARCH
 from vitprune.pipeline.stages import RUN
 from vitprune.pipeline.sweep_run import POINTS, SWEEP
@@ -58,11 +59,11 @@ class SavedModel:
         """All that was measured and set, as JSON values."""
         return self.contents.metrics
 
-    @property
-    def family(self) -> tuple[Any, ...]:
-        """Models of which this is the same compare: they come from as large a model, and saw the same images."""
-        seen = self.hits.images if self.hits is not None else str(self.metrics.get("data"))
-        return (self.dense.macs, self.dense.params, self.last.images, seen)
+    def like(self, other: SavedModel) -> bool:
+        """Whether they compare: of a dense model of the same size, on the same images or by the same DATA settings."""
+        mine, its = ((m.dense.macs, m.dense.params, m.last.images) for m in (self, other))
+        same = self.hits is not None and other.hits is not None and self.hits.images == other.hits.images
+        return mine == its and (same or self.metrics.get("data") == other.metrics.get("data"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,7 +156,11 @@ def _pruned(path: Path, label: str) -> ReadRun:
 
 def _source(model: SavedModel) -> str:
     made = (model.metrics.get("run") or {}).get("model")
-    return made if isinstance(made, str) else str(ModelSource.from_json(model.contents.plan.source))
+    return made if isinstance(made, str) else str(_named(model.contents.plan.source))
+
+
+def _named(source: Mapping[str, Any]) -> ModelSource:
+    return ModelSource.from_json(source).without("num_classes")
 
 
 def _data(model: SavedModel) -> str:
@@ -185,7 +190,7 @@ def _search(path: Path, label: str) -> ReadRun:
     asked = read_object(path / SEARCH, AGAIN)
     goals = read_object(path / FOUND, AGAIN) if (path / FOUND).is_file() else {}
     folders = sorted(p.parent for place in ("models", PICKS) for p in (path / place).glob(f"*/{PLAN}"))
-    models = tuple(_model(p, f"{label} {p.name}".strip()) for p in folders)
+    models = tuple(_model(p, f"{label} {p.name}".strip(), _goal(p)) for p in folders)
     rows: list[SensitivityRow] = []
     if (path / SENSITIVITY).is_file():
         rows = [SensitivityRow(**entry) for entry in json.loads((path / SENSITIVITY).read_text("utf-8"))]
@@ -195,6 +200,14 @@ def _search(path: Path, label: str) -> ReadRun:
         path, "search", str(asked["model"]), str(asked["data"]["spec"]), "\n".join(dict.fromkeys(commands)), models,
         settings, sensitivity=tuple(rows), probes=_probes(path / PROBES), goals=goals,
     )  # fmt: skip
+
+
+def _goal(folder: Path) -> str:
+    """What a search or a pick wanted of a model."""
+    if not (folder / PROBE).is_file():
+        return ""
+    about = read_object(folder / PROBE, AGAIN)
+    return str(about.get("search", about.get("picked", ""))).removesuffix(", on the validation images")
 
 
 def _probes(path: Path) -> tuple[Probe, ...]:

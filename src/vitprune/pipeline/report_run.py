@@ -103,10 +103,14 @@ def read_runs(folders: Sequence[Path]) -> tuple[ReadRun, ...]:
 
 def families_of(models: Sequence[SavedModel]) -> list[list[SavedModel]]:
     """The models by what compares, in order."""
-    found: dict[tuple[object, ...], list[SavedModel]] = {}
+    found: list[list[SavedModel]] = []
     for m in models:
-        found.setdefault(m.family, []).append(m)
-    return list(found.values())
+        mine = next((family for family in found if any(m.like(other) for other in family)), None)
+        if mine is None:
+            found.append([m])
+        else:
+            mine.append(m)
+    return found
 
 
 def page_of(
@@ -125,7 +129,7 @@ def page_of(
 
     remarks = _remarks(runs, models)
     if remarks:
-        sections.append(Section("remarks", "To be minded", remarks))
+        sections.append(Section("remarks", "Please note", remarks))
     if models:
         head = headline_of(models)
         families = families_of(models)
@@ -149,6 +153,7 @@ def page_of(
     sections.append(parts.settings_section(runs, command))
     headline, lead, facts = summary(head, models, runs) if models else _searching(runs)
     made = f"Made by vitprune {versions().get('vitprune', 'from source')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    lead = lead.replace(" %", "\N{NO-BREAK SPACE}%")
     title = " · ".join(dict.fromkeys(f"{r.model} on {r.data}" if r.data else r.model for r in runs))
     return Page(title, headline, lead, facts, sections, missing, made), tuple(missing)
 
@@ -174,9 +179,7 @@ def summary(
     images = f" of {last.images:,} test images" if last.images else ""
     ends = "" if last.ci95 is None else f" (95 % interval {percent(last.ci95[0])} to {percent(last.ci95[1])})"
     if not head.pruned or points is None:
-        headline = (
-            f"Top-1 {percent(last.top1)} %" if last.top1 is not None else f"{part_of(shares['macs'])} of the MACs"
-        )
+        headline = f"Top-1 {percent(last.top1)} %" if last.top1 is not None else f"{short(last.macs)} MACs"
         lead = f"{run.model}, trained on {run.data}: top-1 {percent(last.top1)} %{ends}{images}."
         return (
             headline,
@@ -241,11 +244,6 @@ def _remarks(runs: Sequence[ReadRun], models: Sequence[SavedModel]) -> list[Text
         for asked, error in run.failed:
             found.append(Text(f"{run.path.name}, {asked} failed: {error}", True))
         if run.left:
-            again = f" The same command goes on: {run.command}" if run.command else " The same command goes on."
-            found.append(
-                Text(
-                    f"{run.path.name} is not finished: {', '.join(run.left)} {'is' if len(run.left) == 1 else 'are'} missing.{again}",
-                    True,
-                )
-            )
+            again = f"the same command goes on: {run.command}" if run.command else "the same command goes on"
+            found.append(Text(f"{run.path.name} is not finished, {', '.join(run.left)} still to come; {again}", True))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +120,10 @@ def _ends(rows: Sequence[ClassRow]) -> str:
 
 
 def confusion_panel(dense: Answers, pruned: Answers, names: Sequence[str]) -> Panel | None:
-    """How many more images of one class (line) are given another (column) after pruning; None for many classes."""
+    """How many more images of one class (line) are given another (column) after pruning; None for many classes.
+
+    Red is worse: more mistakes, fewer right answers.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.patches import Rectangle
@@ -130,11 +134,11 @@ def confusion_panel(dense: Answers, pruned: Answers, names: Sequence[str]) -> Pa
     before, after = confusion(dense, len(named)), confusion(pruned, len(named))
     change = after - before
     most = max(1, int(np.abs(change).max()))
-    shades = ScalarMappable(TwoSlopeNorm(0, -most, most), "RdBu_r")
+    shades: Any = ScalarMappable(TwoSlopeNorm(0, -most, most), "RdBu_r")  # red: worse
     side = max(3.2, 0.27 * len(named) + 1.5)
     figure, axes = blank(side + 0.4, side)
     for i, j in np.ndindex(change.shape):
-        colour = shades.to_rgba(int(change[i, j]))
+        colour = shades.to_rgba(int(-change[i, j] if i == j else change[i, j]))
         cell = Rectangle((j, i), 1, 1, facecolor=colour, edgecolor="none")
         told = f"{named[i]} taken for {named[j]}" if i != j else f"{named[i]} recognised"
         tip(cell, [f"{told}: {before[i, j]} images dense, {after[i, j]} pruned ({change[i, j]:+d})"])
@@ -151,7 +155,7 @@ def confusion_panel(dense: Answers, pruned: Answers, names: Sequence[str]) -> Pa
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
     axes.set_title("Change of the confusion matrix", fontsize=10, loc="left", fontweight="bold")
-    axes.set_xlabel("predicted")
+    axes.set_xlabel("predicted (red: worse)")
     axes.set_ylabel("class of the image")
     grew = int(change[~np.eye(len(named), dtype=bool)].clip(0).sum())
     alt = f"Confusion matrix, pruned minus dense, in images; mistakes that grew add up to {grew}"

@@ -1,4 +1,4 @@
-"""Learning curves for a page."""
+"""Numbers by epoch or by block, for a page."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from vitprune.report.svg import tip
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A number by epoch."""
+    """A number by epoch or block."""
 
     name: str
-    epochs: tuple[int, ...]  # from 1; 0 is before training
+    at: tuple[int, ...]  # epochs from 1, with 0 before training; or blocks
     values: tuple[float, ...]
 
 
-def curve_panel(name: str, title: str, unit: str, curves: Sequence[Curve], alt: str) -> Panel:
+def curve_panel(name: str, title: str, unit: str, curves: Sequence[Curve], alt: str, below: str = "epoch") -> Panel:
     """The picture: a line per curve."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = blank()
-    dress(axes, title, "epoch", unit)
+    dress(axes, f"{title}, {unit}" if unit else title, below)
     for place, curve in enumerate(curves):
         colour, mark = SERIES[place % len(SERIES)], MARKS[place // len(SERIES) % len(MARKS)]
         (line,) = axes.plot(
-            curve.epochs, curve.values, color=colour, marker=mark, markersize=4, linewidth=1.4, label=curve.name
+            curve.at, curve.values, color=colour, marker=mark, markersize=4, linewidth=1.4, label=curve.name
         )
-        texts = [f"{curve.name}, epoch {e}: {v:.4g} {unit}" for e, v in zip(curve.epochs, curve.values, strict=True)]
+        texts = [
+            f"{curve.name}, {below} {e}: {v:.4g} {unit}".rstrip() for e, v in zip(curve.at, curve.values, strict=True)
+        ]
         tip(line, texts)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.margins(x=0.08, y=0.1)

@@ -36,12 +36,23 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A number with its share of the dense model's."""
+
+    text: str
+    share: str
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.share})"
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Headings and lines of texts; names stand left, numbers right."""
 
     title: str
     headings: Sequence[str]
-    lines: Sequence[Sequence[str]]
+    lines: Sequence[Sequence[str | Beside]]
     left: frozenset[int] = frozenset({0})  # columns of words
     name: str = ""  # of its CSV file; "": none
     folded: bool = False

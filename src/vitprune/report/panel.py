@@ -8,6 +8,7 @@ from typing import Any
 from vitprune.report.palette import GRID
 
 WIDTH, HEIGHT = 4.3, 3.1  # inches
+LINE = 0.17  # of a legend
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +46,9 @@ def dress(axes: Any, title: str, below: str = "", beside: str = "") -> None:
 
 
 def key(axes: Any) -> None:
-    """The legend, below the axes, if there is anything to tell apart."""
+    """The legend, below the axes, if there is anything to tell apart; the figure grows by it."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        columns = 2 if max(map(len, labels)) < 24 else 1
-        axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        figure, columns = axes.figure, 2 if max(map(len, labels)) < 24 else 1
+        figure.set_figheight(figure.get_figheight() + LINE * max(0, -(-len(labels) // columns) - 1))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)

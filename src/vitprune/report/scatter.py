@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitprune.report.front_picture import DEAD, ROOM
+from vitprune.report.labels import Label, write_labels
 from vitprune.report.palette import MARKS, PAPER, RUST, SERIES, SOFT
 from vitprune.report.panel import Panel, blank, dress, key
-from vitprune.report.svg import tip
+from vitprune.report.svg import page_style, tip
 
 NAMED = 8  # points of a single series; of more the names would lie on each other
 
@@ -76,16 +77,14 @@ def scatter(name: str, title: str, below: str, series: Sequence[Series], dense: 
                     markersize=6.5, linestyle="none", clip_on=number < 2, zorder=3, label=label,
                 )  # fmt: skip
                 tip(drawn, [d.told or f"{d.label}: {d.y:.2f} %" for d in part])
-    if len(series) == 1 and len(series[0].dots) <= NAMED:
-        for d in series[0].dots:
-            axes.annotate(
-                d.label, (d.x, max(d.y, low)), (7, -11), textcoords="offset points", fontsize=8, color=SOFT,
-                annotation_clip=False,
-            )  # fmt: skip
     axes.set_ylim(low, high)
     xs = [d.x for s in series for d in s.dots] + [1.0]
     space = max(0.03, 0.1 * (max(xs) - min(xs)))
-    axes.set_xlim(max(0.0, min(xs) - space), max(xs) + 1.6 * space)
+    axes.set_xlim(max(0.0, min(xs) - 1.6 * space), max(xs) + 1.6 * space)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     key(axes)
+    if len(series) == 1 and len(series[0].dots) <= NAMED:
+        with page_style():
+            figure.draw_without_rendering()
+        write_labels(axes, [Label(d.x, max(d.y, low), d.label) for d in series[0].dots], SOFT, size=8)
     return Panel(name, alt, figure)

@@ -143,7 +143,7 @@ def draw_heat(panel: Any, heat: Heat) -> bool:
 
     lines, blocks = sensitivity_lines(heat.rows), sensitivity_blocks(heat.rows)
     places, have = _places(lines), {(row.part, row.block) for row in heat.rows}
-    shades = ScalarMappable(heat.norm, heat.colours)
+    shades: Any = ScalarMappable(heat.norm, heat.colours)
     columns, missing = max(len(blocks), 1), False
     spans: list[tuple[int | None, int, int]] = [(None, 0, columns), *((b, i, 1) for i, b in enumerate(blocks))]
     for line, top in zip(lines, places, strict=True):

@@ -15,7 +15,7 @@ from vitprune.report.palette import DARK, INK, LINE, SOFT
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 MARK = "tip-"  # what the id of an artist with tips begins with
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "vitprune",  # equal pictures are equal files
     "text.color": INK,

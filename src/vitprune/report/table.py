@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vitprune.report.terminal import print_table
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -63,15 +65,6 @@ def format_row(row: Row, first: Row | None = None) -> dict[str, str]:
 
 def print_rows(rows: Sequence[Row], title: str = "") -> None:
     """Prints the rows to standard output; a column that no row has is left out."""
-    from rich.console import Console
-    from rich.table import Table
-
     texts = [format_row(row, rows[0]) for row in rows]
-    table = Table(title=title or None, title_justify="left")
     columns = [key for key in HEADINGS if any(text[key] != "-" for text in texts)]
-    for key in columns:
-        table.add_column(HEADINGS[key], justify="left" if key == "name" else "right", no_wrap=True)
-    for text in texts:
-        table.add_row(*(text[key] for key in columns))
-    console = Console()
-    Console(width=max(console.width, 120)).print(table)
+    print_table([HEADINGS[key] for key in columns], [[text[key] for key in columns] for text in texts], title)

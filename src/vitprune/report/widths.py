@@ -12,7 +12,7 @@ from typing import Any
 from vitprune.errors import StoreError
 from vitprune.plan import Plan
 from vitprune.report.palette import BLUE, DENSE_BAR, MARKS, SERIES, SOFT
-from vitprune.report.panel import Panel, blank, key
+from vitprune.report.panel import WIDTH, Panel, blank, key
 from vitprune.report.svg import tip
 
 TITLES = {
@@ -90,7 +90,7 @@ def _bars(axes: Any, part: Sequence[WidthRow]) -> None:
         for r in part:
             axes.text(r.position, r.dense, str(r.kept), ha="center", va="bottom", fontsize=8, color=TEXT)
         axes.set_ylim(0, max(r.dense for r in part) * 1.15)
-    axes.set_title(_title(part), fontsize=10, loc="left")
+    axes.set_title(_title(part), fontsize=10, loc="left", fontweight="bold")
     _dress(axes, part)
 
 
@@ -111,16 +111,26 @@ def _dress(axes: Any, part: Sequence[WidthRow]) -> None:
         axes.set_xticks([0])
 
 
+def untouched(models: Mapping[str, Sequence[WidthRow]]) -> tuple[str, ...]:
+    """Kinds of group of which no model loses a unit."""
+    rows = [r for part in models.values() for r in part]
+    cut = {r.kind for r in rows if r.kept < r.dense}
+    return tuple(kind for kind in TITLES if kind not in cut and any(r.kind == kind for r in rows))
+
+
 def width_panels(models: Mapping[str, Sequence[WidthRow]]) -> tuple[Panel, ...]:
-    """A picture per kind of group: bars for one model; for several a line each, before the dense model's bars."""
+    """A picture per kind of group: bars for one model; for several a line each, before the dense model's bars.
+
+    Kinds that lose nothing in any model are left out, see `untouched`.
+    """
     found = []
     for kind in TITLES:
         parts = {name: [r for r in rows if r.kind == kind] for name, rows in models.items()}
         parts = {name: part for name, part in parts.items() if part}
-        if not parts:
+        if not parts or kind in untouched(models):
             continue
         first = next(iter(parts.values()))
-        figure, axes = blank()
+        figure, axes = blank(WIDTH, 2.5)
         if len(parts) == 1:
             _bars(axes, first)
             told = f"{_title(first)}: " + ", ".join(f"{r.kept} of {r.dense}" for r in first[:24])
@@ -130,10 +140,9 @@ def width_panels(models: Mapping[str, Sequence[WidthRow]]) -> tuple[Panel, ...]:
                 tip(bar, [f"{r.group}: {r.dense} in the dense model"])
             for place, (name, part) in enumerate(parts.items()):
                 _line(axes, name, part, place)
-            axes.set_title(TITLES[kind], fontsize=10, loc="left")
+            axes.set_title(TITLES[kind], fontsize=10, loc="left", fontweight="bold")
             _dress(axes, first)
             told = f"{TITLES[kind]} by position in the model, of {len(parts)} models"
-        axes.title.set_fontweight("bold")
         axes.set_xlabel("position in the model")
         key(axes)
         found.append(Panel(f"widths-{kind}", told, figure))

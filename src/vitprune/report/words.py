@@ -30,8 +30,9 @@ def points_lost(points: float) -> str:
 
 
 def signed(points: float) -> str:
-    """Points with their sign: "+0.20", "−1.30"."""
-    return f"{points:+.2f}".replace("-", "−")
+    """Points with their sign: "+0.20", "−1.30", "0.00"."""
+    text = f"{points:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
 
 def percent(share: float | None, digits: int = 2) -> str:
