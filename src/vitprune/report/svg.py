@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 MARK = "tip-"  # what the id of an artist with tips begins with
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # names are no formulas
     "svg.hashsalt": "vitprune",  # equal pictures are equal files
     "text.color": INK,
     "axes.labelcolor": SOFT,
@@ -37,7 +39,8 @@ def page_style() -> Iterator[None]:
     """Figures that are made and drawn meanwhile have the look of a page."""
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has it; a PNG shows a box
         yield
 
 
