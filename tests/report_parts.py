@@ -69,15 +69,20 @@ def write_model(
     times = (
         ({"latency_ms": 2.0, "latency32_ms": 30.0}, {"latency_ms": 1.5, "latency32_ms": 18.0}) if latency else ({}, {})
     )
+    small = (int(800 * share), int(10000 * share))
+    sizes = {"bytes": 1600, "memory_mib": 1.5}
     rows = [
         Row("dense", 800, 10000, top1_of(dense), (0.8, 0.95), dense.n, bytes=3200, memory_mib=2.5, **times[0]),
-        Row("pruned", int(800 * share), int(10000 * share), 0.4, (0.3, 0.5), dense.n, bytes=1600, memory_mib=1.5, **times[1]),
-        Row("fine-tuned", int(800 * share), int(10000 * share), top1_of(last), (0.7, 0.9), dense.n, bytes=1600, memory_mib=1.5, **times[1]),
-    ]  # fmt: skip
+        Row("pruned", *small, 0.4, (0.3, 0.5), dense.n, **sizes, **times[1]),
+        Row("fine-tuned", *small, top1_of(last), (0.7, 0.9), dense.n, **sizes, **times[1]),
+    ]
     history = {
-        "epochs": [{"epoch": i, "loss": 1.0 / (i + 1), "lr": 1e-4, "val_top1": 0.8 + 0.01 * i, "seconds": 1.0} for i in range(epochs)],
+        "epochs": [
+            {"epoch": i, "loss": 1.0 / (i + 1), "lr": 1e-4, "val_top1": 0.8 + 0.01 * i, "seconds": 1.0}
+            for i in range(epochs)
+        ],
         "start_val_top1": 0.75,
-    }  # fmt: skip
+    }
     found: dict[str, Any] = {
         "rows": [r.to_json() for r in rows],
         "data": {"spec": "fashion-mnist-sample", "limit": None},

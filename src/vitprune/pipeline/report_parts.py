@@ -68,6 +68,14 @@ def asked_section(models: Sequence[SavedModel]) -> Section:
             notes.setdefault(str(note), []).append(m.name)
     for note, names in notes.items():
         items.append(Text(f"{note} ({', '.join(names) if len(names) < 4 else f'{len(names)} models'})"))
+    for m in models:
+        if m.contents.plan.settings.get("before"):
+            items.append(
+                Text(
+                    f"{m.name} was pruned more than once: dense is here the model as it came to the last time, but "
+                    "what was obtained is a share of the library's own model."
+                )
+            )
     return Section("asked", "Asked and obtained", items)
 
 
@@ -266,7 +274,7 @@ def and_so_on(kinds: Sequence[str]) -> str:
 
 def widths_section(models: Sequence[SavedModel], headline: SavedModel) -> Section | None:
     """Widths before and after, by kind and place in the model."""
-    pruned = [m for m in models if m.pruned]
+    pruned = [m for m in models if m.contents.plan.pruned()]
     if not pruned:
         return None
     shown = few(pruned, headline)

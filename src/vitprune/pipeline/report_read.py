@@ -20,6 +20,7 @@ from vitprune.pipeline.search_folder import FOUND, PICKS, PROBES, SEARCH
 from vitprune.pipeline.stages import RUN
 from vitprune.pipeline.sweep_run import POINTS, SWEEP
 from vitprune.report import Answers, CellResult, Comparison, FrontPoint, Hits, Row, SensitivityRow
+from vitprune.report.words import printable
 from vitprune.search import Probe
 from vitprune.store.read import PLAN
 
@@ -132,6 +133,7 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def _model(folder: Path, name: str, asked: str = "", method: str = "") -> SavedModel:
+    name, asked = printable(name), printable(asked)
     with _damage(folder):
         contents = store.read(folder)
         wanted = asked or ", ".join(f"{k}={v:g}" for k, v in contents.plan.asked.items()) or "fixed shares"
@@ -259,5 +261,5 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
     for depth in range(1, max(map(len, whole), default=1) + 1):
         names = ["/".join(parts[-depth:]) for parts in whole]
         if len(set(names)) == len(names):
-            return names
-    return [str(p) for p in paths]
+            return [printable(name) for name in names]
+    return [printable(str(p)) for p in paths]

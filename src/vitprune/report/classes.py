@@ -13,6 +13,7 @@ from vitprune.report.answers import Answers
 from vitprune.report.palette import BLUE, LINE, PAPER, RUST, SOFT, ink_on
 from vitprune.report.panel import Panel, blank, dress
 from vitprune.report.svg import tip
+from vitprune.report.words import printable
 
 SHOWN = 10  # classes at either end, where there are more than twice as many
 MATRIX = 14  # classes at most of which all pairs are drawn
@@ -58,7 +59,7 @@ def confusion(answers: Answers, classes: int) -> Counts:
 def class_names(dense: Answers, pruned: Answers, names: Sequence[str]) -> list[str]:
     """Names of all classes that occur; those without a name are numbers."""
     largest = max(int(part.max(initial=0)) for a in (dense, pruned) for part in a.arrays())
-    return [names[i] if i < len(names) else f"class {i}" for i in range(max(largest + 1, len(names)))]
+    return [printable(names[i]) if i < len(names) else f"class {i}" for i in range(max(largest + 1, len(names)))]
 
 
 def class_rows(dense: Answers, pruned: Answers, names: Sequence[str]) -> list[ClassRow]:

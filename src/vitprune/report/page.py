@@ -145,7 +145,7 @@ def render(page: Page, folder: str) -> Rendered:
         for item in section.items:
             if isinstance(item, Figure):
                 assert f"{item.name}.csv" not in beside, item.name
-                beside[f"{item.name}.csv"] = item.rows.encode()
+                beside[f"{item.name}.csv"] = item.rows.encode("utf-8", "replace")
                 for panel in item.panels:
                     assert panel.name not in shown, panel.name
                     whole = svg_of(panel.figure)
@@ -154,7 +154,7 @@ def render(page: Page, folder: str) -> Rendered:
                     beside[f"{panel.name}.png"] = _png(panel)
             elif isinstance(item, Table) and item.name:
                 assert f"{item.name}.csv" not in beside, item.name
-                beside[f"{item.name}.csv"] = item.csv().encode()
+                beside[f"{item.name}.csv"] = item.csv().encode("utf-8", "replace")
     assets = files("vitprune") / "assets" / "report"
     source, style, script = ((assets / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -169,7 +169,7 @@ def render(page: Page, folder: str) -> Rendered:
         script=script,
         digest=digest,
     )
-    return Rendered(html, beside)
+    return Rendered(html.encode("utf-8", "replace").decode(), beside)
 
 
 def _png(panel: Panel) -> bytes:
@@ -181,5 +181,5 @@ def _png(panel: Panel) -> bytes:
 
 def _data(content: str | bytes, kind: str) -> str:
     """A data URI."""
-    raw = content.encode() if isinstance(content, str) else content
+    raw = content.encode("utf-8", "replace") if isinstance(content, str) else content
     return f"data:{kind};base64,{base64.b64encode(raw).decode()}"

@@ -15,6 +15,11 @@ PARTS = (
 NEAR = 0.0125  # of a part that still has its name
 
 
+def printable(text: str) -> str:
+    """The text, with a replacement for what cannot be shown: control characters and undecodable parts of file names."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def part_of(share: float) -> str:
     """A share as the beginning of a sentence: "Half", "A third", "46 %"."""
     near = min(PARTS, key=lambda part: abs(part[0] - share))
