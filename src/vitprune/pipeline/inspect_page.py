@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vitprune.pipeline.inspect_run import GroupRow, Inspection
-from vitprune.pipeline.report_parts import and_so_on
+from vitprune.pipeline.report_figures import and_so_on
 from vitprune.pipeline.report_run import check_out, write_page
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan

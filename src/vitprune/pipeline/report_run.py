@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vitprune.errors import StoreError
 from vitprune.files import new_folder, write_text
+from vitprune.pipeline import report_figures as figures
 from vitprune.pipeline import report_parts as parts
 from vitprune.pipeline.report_images import images_section
 from vitprune.pipeline.report_read import ReadRun, SavedModel, labels_of, read_run
@@ -137,17 +138,17 @@ def page_of(
         compared = parts.compared_section(runs)
         sections += [] if compared is None else [compared]
         why = "they need two models of the same dense model and images; give several RUNs, or a sweep"
-        add(parts.fronts_section(families, runs), "Fronts of accuracy against MACs and latency", why)
-        add(parts.widths_section(models, head), "Widths before and after", "no model on this page is pruned")
+        add(figures.fronts_section(families, runs), "Fronts of accuracy against MACs and latency", why)
+        add(figures.widths_section(models, head), "Widths before and after", "no model on this page is pruned")
     why = "no run measured it; vitprune search --method sensitivity does"
-    add(parts.sensitivity_section(runs), "Sensitivity map", why)
-    probes = parts.probes_section(runs)
+    add(figures.sensitivity_section(runs), "Sensitivity map", why)
+    probes = figures.probes_section(runs)
     sections += [] if probes is None else [probes]
     if models:
-        add(parts.curves_section(models, head), "Learning curves", "no model on this page was trained (--epochs 0)")
+        add(figures.curves_section(models, head), "Learning curves", "no model on this page was trained (--epochs 0)")
         why = f"{head.name} did not keep what it predicted, which versions before this one did not; "
         why += "make the run again" if head.pruned else "they are of pruned models"
-        add(parts.classes_section(models, head), "Which classes lost, and confusions", why)
+        add(figures.classes_section(models, head), "Which classes lost, and confusions", why)
         section, why = images_section(head, data) if images else (None, "left out by --no-images")
         add(section, "Images whose prediction changed", why)
     sections.append(parts.settings_section(runs, command))
