@@ -19,7 +19,7 @@ from report_parts import HOSTILE, answers, top1_of, write_model, write_sweep
 from vitprune.errors import StoreError
 from vitprune.pipeline.report_images import images_section
 from vitprune.pipeline.report_read import labels_of, read_run
-from vitprune.pipeline.report_run import page_of, run_report
+from vitprune.pipeline.report_run import MARK, check_out, page_of, read_runs, run_report, write_page
 from vitprune.report import Answers
 from vitprune.report.classes import class_rows, confusion, pair_rows
 from vitprune.report.paired import by_image
@@ -237,11 +237,12 @@ def test_the_smallest_that_loses_a_point_at_most_is_the_headline(tmp_path: Path)
     for share, mistakes in ((0.75, 10), (0.5, 12), (0.25, 13)):  # dense: 10
         write_model(tmp_path / f"m{share}", share=share, given=(wrong(10), wrong(mistakes)))
     folders = [tmp_path / f"m{share}" for share in (0.75, 0.5, 0.25)]
-    done = run_report(folders, tmp_path / "page.html", images=False)
-    assert done.headline == "Half of the MACs, 1 point lost"  # a quarter loses 1.5
-    assert "Of 3 models on this page it is the smallest that loses a point" in (tmp_path / "page.html").read_text()
+    page, _ = page_of(read_runs(folders), data=None, images=False, command="")
+    assert page.headline == "Half of the MACs, 1 point lost"  # a quarter loses 1.5
+    assert "Of 3 models on this page it is the smallest that loses a point of top-1 at most: m0.5." in page.lead
     write_model(tmp_path / "poor", share=0.25, given=(wrong(10), wrong(20)))
-    assert run_report([tmp_path / "poor"], tmp_path / "p.html").headline == "A quarter of the MACs, 5 points lost"
+    page, _ = page_of(read_runs([tmp_path / "poor"]), data=None, images=False, command="")
+    assert page.headline == "A quarter of the MACs, 5 points lost"
 
 
 def test_what_an_older_run_did_not_keep_is_said(tmp_path: Path) -> None:
@@ -374,16 +375,51 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     page.unlink()
     with pytest.raises(StoreError, match="page_files, which is in use"):
         run_report([folder], page)
-    run_report([folder], page, images=False, force=True)
-    assert len(page.read_bytes()) == len(before)
+    assert before
+    write_page(page, check_out(page, force=True), "anew", {"x.csv": b"1"}, force=True)
+    assert page.read_text() == "anew"
+    assert {p.name for p in (tmp_path / "page_files").iterdir()} == {"x.csv", MARK}
     own = tmp_path / "mine_files"
     own.mkdir()
     (own / "thesis.tex").write_text("x")
     with pytest.raises(StoreError, match="vitprune did not write it; it is not replaced"):
-        run_report([folder], tmp_path / "mine.html", force=True)
+        write_page(tmp_path / "mine.html", check_out(tmp_path / "mine.html", force=True), "", {}, force=True)
+    assert not (tmp_path / "mine.html").exists()
     assert (own / "thesis.tex").read_text() == "x"
     with pytest.raises(StoreError, match="is a folder"):
         run_report([folder], tmp_path, force=True)
+
+
+def test_a_search_without_a_model_shows_its_probes(tmp_path: Path) -> None:
+    folder = tmp_path / "_search"  # a name that legends would leave out
+    folder.mkdir()
+    (folder / "search.json").write_text(json.dumps({"model": "m", "data": {"spec": "d"}, "groups": {}}))
+    with pytest.raises(StoreError, match="has none yet; .* vitprune search ... --out"):
+        read_runs([folder])
+    quality = {"top1": 0.9, "divergence": 0.01, "right": "", "images": 50}
+    probe = {"number": 1, "origin": "uniform", "purpose": "p", "shares": {}, "sizes": {"a": 1}, "costs": {"macs": 0.5}}
+    probe |= {"quality": quality, "lost": {"points": 1.0, "error": 0.5}, "seconds": 1.0}
+    lines = [json.dumps(probe | {"number": n, "costs": {"macs": n / 10}}) + "\n" for n in (3, 5)]
+    (folder / "probes.jsonl").write_text("".join(lines) + '{"number": 9, "cut sh')
+    before = (folder / "probes.jsonl").read_bytes()
+    done = run_report([folder], tmp_path / "page.html")
+    assert done.headline == "2 probes, no model yet"
+    assert [r["macs_share"] for r in rows_of(tmp_path / "page_files" / "probes.csv")] == ["0.3", "0.5"]
+    assert (folder / "probes.jsonl").read_bytes() == before  # a search may be writing it
+    (folder / "probes.jsonl").write_text('{"number": 9}\n')
+    with pytest.raises(StoreError, match="is damaged, or was edited"):
+        read_runs([folder])
+
+
+def test_names_that_cannot_be_shown(tmp_path: Path) -> None:
+    """Control characters and undecodable bytes, in names of classes, folders and commands, end up replaced."""
+    names = ("a\x00b", "c\x1b[31m", "d", "e\x0b")
+    folder = write_model(tmp_path / "_\x07run", names=names, command="vitprune prune \udce9")
+    run_report([folder], tmp_path / "page.html", images=False)
+    text = " ".join(read(tmp_path / "page.html").texts)
+    assert "a\N{REPLACEMENT CHARACTER}b" in text
+    assert "_\N{REPLACEMENT CHARACTER}run" in text
+    assert not set("\x00\x07\x0b\x1b") & set((tmp_path / "page.html").read_text("utf-8"))
 
 
 def test_labels_tell_folders_apart() -> None:

@@ -87,7 +87,7 @@ def _series(
     found: list[Series] = []
     for run in runs:
         mine = [m for m in family if any(m is other for other in run.models)]
-        label = "" if len(runs) == 1 else f"{run.path.name} "
+        label = "" if len(runs) == 1 else f"{run.name} "
         if run.comparison is not None and mine:
             for method in run.comparison.methods:
                 dots = []
@@ -107,7 +107,7 @@ def _series(
                 on = m.name in best
                 dots.append(Dot(shares[cost], 100 * last.top1, low, high, m.point.asked, told(m), on))
         if dots:
-            found.append(Series(run.path.name, tuple(dots)))
+            found.append(Series(run.name, tuple(dots)))
     return found
 
 
@@ -154,7 +154,7 @@ def sensitivity_section(runs: Sequence[ReadRun]) -> Section | None:
         panels = list(sensitivity_panels(run.sensitivity))
         end = "" if number == 1 else f"-{number}"
         panels = [Panel(p.name + end, p.alt, p.figure) for p in panels]
-        caption = f"{MEANING} Measured by the search in {run.path.name}."
+        caption = f"{MEANING} Measured by the search in {run.name}."
         items.append(Figure(f"sensitivity{end}", caption, panels, sensitivity_csv(run.sensitivity)))
     return Section("sensitivity", "Sensitivity", items) if items else None
 
@@ -182,7 +182,7 @@ def probes_section(runs: Sequence[ReadRun]) -> Section | None:
         ]
         csv = csv_of(["probe", "origin", "top1", "lost_points", "lost_error", *(f"{c}_share" for c in COSTS)], rows)
         found = "; ".join(f"probe {n} for {goal}" for n, goal in chosen.items())
-        caption = f"{run.path.name}: {len(run.probes)} probes, judged by validation images, which the other sections do"
+        caption = f"{run.name}: {len(run.probes)} probes, judged by validation images, which the other sections do"
         caption += f" not use. {f'Chosen: {found}.' if found else 'Nothing is chosen yet.'}"
         items.append(Figure(f"probes{end}", caption, panels, csv))
     return Section("probes", "What the search tried", items) if items else None

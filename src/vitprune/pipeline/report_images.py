@@ -19,7 +19,7 @@ from vitprune.preprocessing import Preprocessing
 from vitprune.report.classes import class_names, same_images
 from vitprune.report.page import Gallery, Item, Section, Text, Thumb
 
-MOST, SIDE = 12, 96  # images of each kind, pixels of their longer side
+MOST, SIDE = 12, 80  # images of each kind, pixels of their longer side
 
 
 def images_section(model: SavedModel, data: str | None) -> tuple[Section | None, str]:

@@ -160,8 +160,8 @@ def settings_section(runs: Sequence[ReadRun], report: str) -> Section:
     items: list[Item] = []
     for run in runs:
         command = run.command or "# not kept: made by an earlier version, or by a call from Python"
-        items.append(Code(command, f"The command of {run.path.name}"))
-        items.append(Code(json.dumps(run.settings, indent=1), f"All settings of {run.path.name}", folded=True))
+        items.append(Code(command, f"The command of {run.name}"))
+        items.append(Code(json.dumps(run.settings, indent=1), f"All settings of {run.name}", folded=True))
     models = [m for run in runs for m in run.models]
     alike: dict[tuple[str, str, str], list[str]] = {}
     for m in models:
@@ -172,9 +172,9 @@ def settings_section(runs: Sequence[ReadRun], report: str) -> Section:
     lines = [
         ["all models" if len(alike) == 1 < len(models) else ", ".join(names), *what] for what, names in alike.items()
     ]
-    items.append(
-        Table("Seeds and versions", ["model", "seed", "device", "versions"], lines, frozenset({0, 2, 3}), "versions")
-    )
+    if lines:
+        headings = ["model", "seed", "device", "versions"]
+        items.append(Table("Seeds and versions", headings, lines, frozenset({0, 2, 3}), "versions"))
     if report:
         items.append(Code(report, "The command of this page"))
     return Section("settings", "Settings, and how to run it again", items)

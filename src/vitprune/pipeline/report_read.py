@@ -85,6 +85,11 @@ class ReadRun:
     goals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of a search
     comparison: Comparison | None = None
 
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return printable(self.path.resolve().name)
+
 
 def read_run(path: Path, label: str) -> ReadRun:
     """The run in a folder that prune, train, finetune, sweep, search or compare wrote; `label`: its name on the page.
@@ -257,7 +262,7 @@ def _compare(path: Path, label: str) -> ReadRun:
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
     """A name for each folder: its own, with as many of the folders above as tell it from the others."""
-    whole = [p.absolute().parts for p in paths]
+    whole = [p.resolve().parts for p in paths]
     for depth in range(1, max(map(len, whole), default=1) + 1):
         names = ["/".join(parts[-depth:]) for parts in whole]
         if len(set(names)) == len(names):

@@ -227,7 +227,7 @@ def _remarks(runs: Sequence[ReadRun], models: Sequence[SavedModel]) -> list[Text
     found: list[Text] = []
     if len(families_of(models)) > 1:
         different = "; ".join(
-            f"{r.path.name}: {r.model} on {r.data}"
+            f"{r.name}: {r.model} on {r.data}"
             + (f", {r.models[0].last.images:,} images" if r.models and r.models[0].last.images else "")
             for r in runs
         )
@@ -243,8 +243,8 @@ def _remarks(runs: Sequence[ReadRun], models: Sequence[SavedModel]) -> list[Text
         found.append(Text(f"Times were measured on different devices: {', '.join(sorted(devices))}.", True))
     for run in runs:
         for asked, error in run.failed:
-            found.append(Text(f"{run.path.name}, {asked} failed: {error}", True))
+            found.append(Text(f"{run.name}, {asked} failed: {error}", True))
         if run.left:
             again = f"the same command goes on: {run.command}" if run.command else "the same command goes on"
-            found.append(Text(f"{run.path.name} is not finished, {', '.join(run.left)} still to come; {again}", True))
+            found.append(Text(f"{run.name} is not finished, {', '.join(run.left)} still to come; {again}", True))
     return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitprune.report.palette import MARKS, SERIES
-from vitprune.report.panel import Panel, blank, dress, key
+from vitprune.report.panel import Panel, blank, dress, entry, key
 from vitprune.report.svg import tip
 
 
@@ -28,7 +28,7 @@ def curve_panel(name: str, title: str, unit: str, curves: Sequence[Curve], alt: 
     for place, curve in enumerate(curves):
         colour, mark = SERIES[place % len(SERIES)], MARKS[place // len(SERIES) % len(MARKS)]
         (line,) = axes.plot(
-            curve.at, curve.values, color=colour, marker=mark, markersize=4, linewidth=1.4, label=curve.name
+            curve.at, curve.values, color=colour, marker=mark, markersize=4, linewidth=1.4, label=entry(curve.name)
         )
         texts = [
             f"{curve.name}, {below} {e}: {v:.4g} {unit}".rstrip() for e, v in zip(curve.at, curve.values, strict=True)

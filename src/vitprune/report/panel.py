@@ -45,6 +45,11 @@ def dress(axes: Any, title: str, below: str = "", beside: str = "") -> None:
     axes.set_axisbelow(True)
 
 
+def entry(name: str) -> str:
+    """The name as a legend takes it: one that begins with an underscore would be left out."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def key(axes: Any) -> None:
     """The legend, below the axes, if there is anything to tell apart; the figure grows by it."""
     handles, labels = axes.get_legend_handles_labels()

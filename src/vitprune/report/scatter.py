@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vitprune.report.front_picture import DEAD, ROOM
 from vitprune.report.labels import Label, write_labels
 from vitprune.report.palette import MARKS, PAPER, RUST, SERIES, SOFT
-from vitprune.report.panel import Panel, blank, dress, key
+from vitprune.report.panel import Panel, blank, dress, entry, key
 from vitprune.report.svg import page_style, tip
 
 NAMED = 8  # points of a single series; of more the names would lie on each other
@@ -71,7 +71,7 @@ def scatter(name: str, title: str, below: str, series: Sequence[Series], dense: 
             )
         ):
             if part:
-                label = one.name if not number or not line else None
+                label = entry(one.name) if not number or not line else None
                 (drawn,) = axes.plot(
                     [d.x for d in part], [max(d.y, low) for d in part], shape, color=colour, markerfacecolor=face,
                     markersize=6.5, linestyle="none", clip_on=number < 2, zorder=3, label=label,

@@ -12,7 +12,7 @@ from typing import Any
 from vitprune.errors import StoreError
 from vitprune.plan import Plan
 from vitprune.report.palette import BLUE, DENSE_BAR, MARKS, SERIES, SOFT
-from vitprune.report.panel import WIDTH, Panel, blank, key
+from vitprune.report.panel import WIDTH, Panel, blank, entry, key
 from vitprune.report.svg import tip
 
 TITLES = {
@@ -153,7 +153,7 @@ def _line(axes: Any, name: str, part: Sequence[WidthRow], place: int) -> None:
     colour, mark = SERIES[place % len(SERIES)], MARKS[place // len(SERIES) % len(MARKS)]
     (line,) = axes.plot(
         [r.position for r in part], [r.kept for r in part], color=colour, marker=mark, markersize=4, linewidth=1.3,
-        label=name,
+        label=entry(name),
     )  # fmt: skip
     tip(line, [f"{name}: {r.group}, {r.kept} of {r.dense} kept" for r in part])
 
