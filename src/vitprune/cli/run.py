@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import time
@@ -64,6 +66,12 @@ def catch_termination() -> None:
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def command_line() -> str:
+    """The line that started this process, as a shell takes it; a password in a URL is replaced by ***."""
+    words = ["vitprune", *sys.argv[1:]]
+    return shlex.join(re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", word) for word in words)
 
 
 def print_json(value: Any) -> None:

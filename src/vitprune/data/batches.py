@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,9 @@ class Batches(Protocol):
 
     def identity(self) -> str:
         """A text that, among splits of one DATA argument, only the same images in the same order have."""
+
+    def picked(self, places: Sequence[int]) -> Tensor:
+        """(n, C, H, W) float32 normalised: the images at these places of an unshuffled pass, not augmented."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,11 @@ class TensorBatches:
         found = hashlib.sha256(self._images.cpu().numpy().tobytes())
         found.update(self._labels.cpu().numpy().tobytes())
         return found.hexdigest()[:16]
+
+    def picked(self, places: Sequence[int]) -> Tensor:
+        """(n, C, H, W): single images."""
+        chosen = torch.as_tensor(places, dtype=torch.int64, device=self._images.device)
+        return (self._sized(self._images[chosen]) - self._mean) * self._scale
 
     def __iter__(self) -> Iterator[Batch]:
         generator = self._order.generator()

@@ -180,7 +180,7 @@ class LoaderBatches:
         """`indices`: the images of the store that belong to this split."""
         self.batch_size = batch_size
         self._order = Order(len(indices), batch_size, shuffle, seed)
-        self._store, self._indices = store, indices
+        self._store, self._indices, self._preprocessing = store, indices, preprocessing
         dataset = _Decoded(store, indices, preprocessing.channels, make_transform(preprocessing, augment))
         self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             dataset,
@@ -212,6 +212,12 @@ class LoaderBatches:
         """A digest of the images' places in the store, and of all labels there."""
         places = np.asarray([*self._indices, -1, *self._store.labels], dtype=np.int64)
         return hashlib.sha256(places.tobytes()).hexdigest()[:16]
+
+    def picked(self, places: Sequence[int]) -> Tensor:
+        """(n, C, H, W): single images."""
+        still = make_transform(self._preprocessing, None)
+        plain = _Decoded(self._store, self._indices, self._preprocessing.channels, still)
+        return torch.stack([plain[0, int(place)][0] for place in places])
 
     def __iter__(self) -> Iterator[Batch]:
         try:

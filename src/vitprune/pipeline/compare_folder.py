@@ -18,14 +18,13 @@ from vitprune.errors import StoreError
 from vitprune.files import check_free, read_object, write_text
 from vitprune.pipeline.cells import Cell
 from vitprune.pipeline.locks import locked
-from vitprune.pipeline.measure import row_from_json
+from vitprune.pipeline.measure import Measured
 from vitprune.pipeline.outcome import alike, note_failure, saved_point
 from vitprune.report import (
     CellResult,
     Comparison,
     FrontPoint,
     Hits,
-    Row,
     comparison_csv,
     comparison_json,
     comparison_markdown,
@@ -137,22 +136,22 @@ class CompareFolder:
 
     # the dense model
 
-    def dense(self, seed: int) -> Row | None:
+    def dense(self, seed: int) -> Measured | None:
         """What was measured of it with this seed."""
         path = self.path / "dense" / f"{seed}.json"
-        return row_from_json(self._read(path)["row"]) if path.is_file() else None
+        return Measured.from_json(self._read(path)["row"]) if path.is_file() else None
 
-    def same_dense(self, identity: str) -> Row | None:
+    def same_dense(self, identity: str) -> Measured | None:
         """What was measured with any seed, if the same images and weights were met."""
         for path in sorted((self.path / "dense").glob("*.json")):
             found = self._read(path)
             if found["identity"] == identity:
-                return row_from_json(found["row"])
+                return Measured.from_json(found["row"])
         return None
 
-    def keep_dense(self, seed: int, identity: str, row: Row) -> None:
+    def keep_dense(self, seed: int, identity: str, found: Measured) -> None:
         """Writes it down."""
-        text = json.dumps({"identity": identity, "row": row.to_json()}, indent=1)
+        text = json.dumps({"identity": identity, "row": found.to_json()}, indent=1)
         write_text(self.path / "dense" / f"{seed}.json", text)
 
     # cells

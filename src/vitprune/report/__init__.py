@@ -1,5 +1,6 @@
 """Tables and pictures: rows first, drawing after."""
 
+from vitprune.report.answers import Answers
 from vitprune.report.comparison import CellResult, Comparison, Difference, Summary
 from vitprune.report.comparison_picture import draw_comparison
 from vitprune.report.comparison_table import comparison_csv, comparison_json, comparison_markdown, print_comparison
@@ -17,7 +18,18 @@ from vitprune.report.sensitivity_picture import draw_sensitivity
 from vitprune.report.table import Row, format_row, print_rows
 from vitprune.report.widths import WidthRow, draw_widths, width_rows
 
-__all__ = ["CellResult", "Comparison", "Difference", "Front", "FrontPoint", "Hits", "Interval", "Row", "Spread"]
+__all__ = [
+    "Answers",
+    "CellResult",
+    "Comparison",
+    "Difference",
+    "Front",
+    "FrontPoint",
+    "Hits",
+    "Interval",
+    "Row",
+    "Spread",
+]
 __all__ += ["Summary", "Time", "WidthRow", "comparison_csv", "comparison_json", "comparison_markdown"]
 __all__ += ["draw_comparison", "draw_front", "draw_widths", "format_row", "front_csv", "front_json", "front_markdown"]
 __all__ += ["pareto", "print_comparison", "print_front", "print_rows", "width_rows"]

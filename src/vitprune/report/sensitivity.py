@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vitprune.normal import Z95
+from vitprune.report.terminal import print_table
 
 COSTS = ("macs", "params", "latency")
 WHOLE = "all"  # in tables, the block of what stands in none
@@ -161,15 +162,5 @@ def sensitivity_markdown(rows: Sequence[SensitivityRow], title: str, *, images: 
 
 def print_sensitivity(rows: Sequence[SensitivityRow], title: str = "") -> None:
     """Prints the table of divergence, and that of top-1, to standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console = Console(width=max(console.width, 120))
     for name, (headings, lines) in list(sensitivity_tables(rows).items())[:2]:
-        table = Table(title=f"{title}: {name}" if title else name, title_justify="left")
-        for heading in headings:
-            table.add_column(heading, justify="right")
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
+        print_table(headings, lines, f"{title}: {name}" if title else name, left=())
