@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vitprune.data.augment import AugmentSettings, erase, move
+from vitprune.data.augment import AugmentSettings, erase, luma, move
 from vitprune.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # (B, C, H, W) float32 normalised, (B,) int64 class indices
@@ -164,8 +164,7 @@ def to_channels(x: Tensor, channels: int) -> Tensor:
     if x.shape[1] == 1:
         return x.expand(-1, channels, -1, -1)
     assert x.shape[1] == 3 and channels == 1
-    luma = torch.tensor((0.299, 0.587, 0.114), device=x.device).view(1, 3, 1, 1)
-    return (x * luma).sum(1, keepdim=True)
+    return luma(x)
 
 
 def resize(x: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitprune.allocate import SCOPES, Target
@@ -139,7 +139,7 @@ def _cell(
         raise TargetError("targets are the comparison's, so a method has no target, weight of the cost or rate itself")
     settings, left = _resolved(replace(base, target=target), seed), finetuning(base, training)
     left = None if left is None else replace(left, seed=seed)
-    pruning = asdict(settings)
+    pruning = settings.to_json()
     if settings.method not in METHODS:
         del pruning["learned"]
     decided = {

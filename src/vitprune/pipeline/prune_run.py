@@ -104,7 +104,7 @@ def run_prune(
     wanted = {
         "model": opened.loaded.source.to_json() if opened.plan is None else spec,
         "data": asdict(data),
-        "prune": asdict(settings),
+        "prune": settings.to_json(),
         "train": None if training is None else training.to_json(),
         "seed": seed,
         "distill": distill,
@@ -261,6 +261,7 @@ class _Run:
                 chosen.reduction,
                 chosen.normalisation,
                 chosen.timing,
+                chosen.over,
             ),
             (self.example,),
             given,
