@@ -106,7 +106,8 @@ def resized_crop(x_BCHW: Tensor, share: float, generator: torch.Generator) -> Te
     across = torch.stack([wide, zero, (2 * draw[2] - 1) * (1 - wide)], dim=1)
     down = torch.stack([zero, high, (2 * draw[3] - 1) * (1 - high)], dim=1)
     grid = torch.nn.functional.affine_grid(torch.stack([across, down], dim=1), list(x_BCHW.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False)
+    cut: Tensor = torch.nn.functional.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False)
+    return cut
 
 
 def jitter(x_BCHW: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -116,10 +117,13 @@ def jitter(x_BCHW: Tensor, strength: float, generator: torch.Generator) -> Tenso
     """
     factors = 1 + (2 * torch.rand((3, len(x_BCHW)), generator=generator) - 1) * strength
     light, contrast, colour = factors.clamp(min=0).to(x_BCHW.device)[:, :, None, None, None]
-    x = (x_BCHW * light).clamp(0, 255)
+    x: Tensor = (x_BCHW * light).clamp(0, 255)
     middle = luma(x).mean(dim=(1, 2, 3), keepdim=True)
     x = (middle + (x - middle) * contrast).clamp(0, 255)
-    return x if x.shape[1] == 1 else (luma(x) + (x - luma(x)) * colour).clamp(0, 255)
+    if x.shape[1] == 1:
+        return x
+    coloured: Tensor = (luma(x) + (x - luma(x)) * colour).clamp(0, 255)
+    return coloured
 
 
 def bleach(x_BCHW: Tensor, probability: float, generator: torch.Generator) -> Tensor:
@@ -133,7 +137,8 @@ def luma(x_BCHW: Tensor) -> Tensor:
     if x_BCHW.shape[1] == 1:
         return x_BCHW
     weights = torch.tensor((0.299, 0.587, 0.114), device=x_BCHW.device).view(1, 3, 1, 1)
-    return (x_BCHW * weights).sum(1, keepdim=True)
+    one: Tensor = (x_BCHW * weights).sum(1, keepdim=True)
+    return one
 
 
 def move(x_BCHW: Tensor, settings: AugmentSettings, generator: torch.Generator) -> Tensor:

@@ -65,8 +65,13 @@ class DomainSet:
             raise DomainError(f"--held-out needs domains of {self.spec}, but got none: {', '.join(self.names)}, or all")
         for held in given:
             self._check(held)
-            if given.count(held) > 1:
-                raise DomainError(f"--held-out must name {join(held)} once, but names it {given.count(held)} times")
+        every = [name for held in given for name in held]
+        for name in every:
+            if every.count(name) > 1:
+                raise DomainError(
+                    f"--held-out must name a domain once, but names {name} {every.count(name)} times; a study of "
+                    "another choice goes into a folder of its own"
+                )
         return given
 
     def _check(self, held: Held) -> None:
@@ -77,8 +82,6 @@ class DomainSet:
                 raise DomainError(
                     f"--held-out must be domains of {self.spec} ({', '.join(self.names)}), but got {name!r}{hint}"
                 )
-            if held.count(name) > 1:
-                raise DomainError(f"--held-out {join(held)} names {name} {held.count(name)} times; name it once")
         if not held or len(held) == len(self.names):
             raise DomainError(
                 f"--held-out must leave a domain of {self.spec} to train on, but {join(held)!r} leaves "

@@ -48,10 +48,13 @@ class Cell:
         """Such as "masks macs=0.5 seed 1"."""
         return f"{self.method} {self.target} seed {self.seed}"
 
+    def about(self) -> dict[str, Any]:
+        """Who it is, as JSON values."""
+        return {"method": self.method, "asked": str(self.target), "seed": self.seed}
+
     def to_json(self) -> dict[str, Any]:
         """Who it is, and everything that decides its outcome, as JSON values."""
-        about = {"method": self.method, "asked": str(self.target), "seed": self.seed}
-        return {**about, "settings": dict(self.decided)}
+        return {**self.about(), "settings": dict(self.decided)}
 
 
 def cells_of(

@@ -40,10 +40,9 @@ class DomainSettings(DataSettings):
     def open(self, preprocessing: Preprocessing, *, seed: int = 0, batch_size: int = 64, **more: Any) -> LeftOut:
         """The batches for a model; arguments and errors are those of `leave_out`."""
         found = open_domains(self.spec, limit=self.limit)
-        how = {"val_fraction": self.val_fraction, "workers": self.workers, "seed": seed, "batch_size": batch_size}
-        return leave_out(
-            found, self.held_out, preprocessing, augment=chosen_augment(found, self.augment), **how, **more
-        )
+        how: dict[str, Any] = {"val_fraction": self.val_fraction, "workers": self.workers, **more}
+        how["augment"] = chosen_augment(found, self.augment)
+        return leave_out(found, self.held_out, preprocessing, seed=seed, batch_size=batch_size, **how)
 
 
 def resolve_device(device: str) -> str:
@@ -85,8 +84,9 @@ def open_both(
     opened = open_model(spec, weights=weights, device=device, seed=seed, allow_module=allow_module)
     preprocessing = opened.loaded.preprocessing
     if isinstance(wanted, DomainSettings):
-        more = {"batch_size": training.batch_size, "device": device, "calibration": calibration}
-        data = wanted.open(preprocessing, seed=seed, **more).data
+        data = wanted.open(
+            preprocessing, seed=seed, batch_size=training.batch_size, device=device, calibration=calibration
+        ).data
     else:
         data = open_data(
             wanted.spec,
