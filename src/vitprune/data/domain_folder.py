@@ -63,6 +63,8 @@ def check_readable(found: DomainSet, progress: Progress) -> None:
     """
     files = [d.images for d in found.domains if isinstance(d.images, Files)]
     work = [(f, i) for f in files for i in range(len(f.paths))]
+    if not work:
+        return
     wrong: list[str] = []
     progress.start("reading every image once", len(work))
     try:

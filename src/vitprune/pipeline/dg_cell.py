@@ -12,7 +12,6 @@ from typing import Any
 from vitprune import evaluate
 from vitprune.data import Batches
 from vitprune.data.domains import join
-from vitprune.errors import StoreError
 from vitprune.files import read_object, write_text
 from vitprune.pipeline.dg_cells import DgCell
 from vitprune.pipeline.dg_folder import DOMAINS, DgFolder
@@ -71,8 +70,6 @@ class CellRunner:
 
     def _prune(self, cell: DgCell, origin: DgCell, reading: DomainSettings, where: Path) -> None:
         assert cell.settings is not None
-        if not self.folder.done(origin):
-            raise StoreError(f"the dense model that this prunes is not there: {origin.name} failed; see its own error")
         run_prune(
             str(self.folder.model(origin)),
             reading,

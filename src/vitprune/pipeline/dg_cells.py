@@ -23,6 +23,7 @@ class DgCell:
     """One trained or pruned model of a study."""
 
     model: str  # MODEL
+    label: str  # what it is called
     held: Held
     seed: int
     training: TrainSettings | None = field(repr=False)
@@ -44,13 +45,13 @@ class DgCell:
     @property
     def name(self) -> str:
         """Such as "vit_tiny grouped-global hessian 0.5 without sketch seed 1"."""
-        what = [self.form, self.score, "" if self.over in ("", "pooled") else self.over]
+        what = [self.form, "" if self.score == self.form else self.score, "" if self.over in ("", "pooled") else self.over]
         what += [f"{self.ratio:g}" if self.ratio else "", f"lr {self.lr:g}" if self.lr else ""]
-        return " ".join(w for w in (self.model, *what, f"without {join(self.held)} seed {self.seed}") if w)
+        return " ".join(w for w in (self.label, *what, f"without {join(self.held)} seed {self.seed}") if w)
 
     def about(self) -> dict[str, Any]:
         """Who it is, as JSON values."""
-        fields = {"model": self.model, "held": list(self.held), "seed": self.seed, "form": self.form}
+        fields = {"model": self.label, "held": list(self.held), "seed": self.seed, "form": self.form}
         return fields | {"score": self.score, "over": self.over, "ratio": self.ratio, "lr": self.lr}
 
     def to_json(self) -> dict[str, Any]:
@@ -72,16 +73,26 @@ def cells_of(
     for model in models:
         if models.count(model) > 1:
             raise StudyError(f"models of a study must differ, but {model} stands there {models.count(model)} times")
+    named = dict(zip(models, labels(models), strict=True))
     dense = tuple(
-        _dense(model, out, seed, settings, common) for seed in settings.seeds for out in held for model in models
+        _dense(model, named[model], out, seed, settings, common)
+        for seed in settings.seeds
+        for out in held
+        for model in models
     )
     return dense, tuple(cell for origin in dense for cell in _pruned(origin, settings))
 
 
-def _dense(model: str, held: Held, seed: int, settings: StudySettings, common: Mapping[str, Any]) -> DgCell:
+def labels(models: Sequence[str]) -> list[str]:
+    """A short name for each MODEL: "deit_tiny_patch16_224" of "timm:deit_tiny_patch16_224?img_size=28"."""
+    stems = [m.partition("?")[0].rstrip("/").replace(":", "/").rpartition("/")[2] for m in models]
+    return [s if stems.count(s) == 1 else f"{s} ({stems[: i + 1].count(s)})" for i, s in enumerate(stems)]
+
+
+def _dense(model: str, label: str, held: Held, seed: int, settings: StudySettings, common: Mapping[str, Any]) -> DgCell:
     training = replace(settings.dense, seed=seed)
     decided = {**common, "model": model, "held": held, "seed": seed, "from_scratch": settings.from_scratch}
-    return DgCell(model, held, seed, training, _plain({**decided, "train": training.to_json()}))
+    return DgCell(model, label, held, seed, training, _plain({**decided, "train": training.to_json()}))
 
 
 def _pruned(origin: DgCell, settings: StudySettings) -> list[DgCell]:
@@ -113,7 +124,19 @@ def _cell(origin: DgCell, settings: StudySettings, form: str, score: str, over: 
         "distill": settings.distill,
     }
     return DgCell(
-        origin.model, origin.held, origin.seed, training, _plain(decided), form, score, over, ratio, lr, pruning, origin
+        origin.model,
+        origin.label,
+        origin.held,
+        origin.seed,
+        training,
+        _plain(decided),
+        form,
+        score,
+        over,
+        ratio,
+        lr,
+        pruning,
+        origin,
     )
 
 

@@ -79,6 +79,6 @@ def scores_of(found: Mapping[str, Any]) -> DomainScores:
 
 
 def picture_name(found: DomainStudy, model: str) -> str:
-    """Such as "curves-1-vit_tiny.png"."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "_", model.partition("?")[0].rpartition(":")[2].rstrip("/")).strip("_")
+    """Such as "curves-1-deit_tiny_patch16_224.png"."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "_", model).strip("_")
     return f"curves-{found.models.index(model) + 1}-{stem[-40:] or 'model'}.png"

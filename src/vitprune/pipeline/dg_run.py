@@ -81,7 +81,7 @@ def run_dg(
             folder.write(found)
         return found
 
-    runner = CellRunner(folder, data, settings, device, said, allow_module, resume, upkeep)
+    runner = CellRunner(folder, data, settings, place, said, allow_module, resume, upkeep)
 
     def one(cell: DgCell) -> None:
         begun = time.monotonic()
@@ -92,6 +92,9 @@ def run_dg(
 
     asked = {"held": held, "cells": {c.key: c.to_json() for c in cells}}
     with folder.entered(identity, asked, "", force=force):
-        for part in (dense, pruned):
-            share(folder, part, one, tables, said)
+        share(folder, dense, one, tables, said)
+        ready = [c for c in pruned if c.origin is not None and folder.done(c.origin)]
+        if len(ready) < len(pruned):
+            said.line(f"{len(pruned) - len(ready)} of {len(pruned)} cells wait for dense models that failed")
+        share(folder, ready, one, tables, said)
         return tables()

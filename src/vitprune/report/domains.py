@@ -80,7 +80,8 @@ class DomainCell:
     def line(self) -> str:
         """Form and score, as tables and pictures call them."""
         over = "" if self.over in ("", "pooled") else f" ({self.over})"
-        return f"{self.form} {self.score}".strip() + over
+        score = "" if self.score == self.form else f" {self.score}"
+        return f"{self.form}{score}".strip() + over
 
 
 @dataclass(frozen=True, slots=True)
