@@ -96,10 +96,15 @@ def _check_classes(root: Path, classes: dict[str, tuple[str, ...]]) -> None:
     every = sorted({c for found in classes.values() for c in found})
     missing = {name: [c for c in every if c not in found] for name, found in classes.items()}
     texts = [f"{name} lacks {', '.join(left)}" for name, left in missing.items() if left]
-    if texts or not every:
+    if not every:
         raise DomainError(
-            f"all domains of {root} must have the same class folders, but {'; '.join(texts) or 'there are none'}; add "
-            "the missing classes, or take them out of the other domains"
+            f"{root} must hold DOMAIN/CLASS/*.jpg, but {', '.join(list(classes)[:5])} hold no class folders; if these "
+            "are the classes of one domain, give the folder above, with the other domains"
+        )
+    if texts:
+        raise DomainError(
+            f"all domains of {root} must have the same class folders, but {'; '.join(texts)}; add the missing classes, "
+            "or take them out of the other domains"
         )
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from vitprune.allocate import DEFAULT_KINDS, Scope, Target
 from vitprune.errors import VitpruneError
 from vitprune.pipeline.choose import Auto
-from vitprune.pipeline.learned import METHODS, Learned
+from vitprune.pipeline.learned import METHODS as LEARNED
+from vitprune.pipeline.learned import Learned
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.recover import TrainSettings
 from vitprune.score.over_domains import WAYS, check_way
-from vitprune.score.registry import lookup
+from vitprune.score.registry import METHODS, lookup
 
 RATIO_OF = ("params", "macs", "units")
 SCORES = ("hessian", "taylor", "magnitude-l1", "magnitude-l2", "lamp", "random")
@@ -76,7 +78,7 @@ class StudySettings:
     def __post_init__(self) -> None:
         for title, given, known in (
             ("ratios", self.ratios, None),
-            ("scores", self.scores, None),
+            ("scores", self.scores, {**ALIASES, **METHODS}),
             ("forms", self.forms, FORMS),
             ("over", self.over, WAYS),
             ("seeds", self.seeds, None),
@@ -90,8 +92,6 @@ class StudySettings:
                 raise StudyError(f"seeds must be whole numbers, not negative, but got {seed!r}")
         if self.ratio_of not in RATIO_OF:
             raise StudyError(f"ratio-of must be one of {', '.join(RATIO_OF)}, but got {self.ratio_of!r}")
-        for name in self.scores:
-            lookup(method_of(name))
         if self.tuning is None and (self.rates or "masks" in self.forms):
             raise StudyError("learning rates to choose from, and masks, need epochs of fine-tuning, but got none")
         if "masks" in self.forms and self.ratio_of == "units":
@@ -107,7 +107,7 @@ class StudySettings:
         """(score, way over domains) of every cell that the form of that name has at a ratio."""
         form = FORMS[name]
         if form.method is not None:
-            ways = self.over if form.method not in METHODS else ("pooled",)
+            ways = self.over if form.method not in LEARNED else ("pooled",)
             return tuple((form.method, way) for way in ways)
         pairs = [(score, way) for score in self.scores for way in self.over]
         return tuple((s, w) for s, w in pairs if w == "pooled" or "data" in lookup(method_of(s)).info.needs)
@@ -129,7 +129,7 @@ class StudySettings:
             calibration=self.calibration,
             over=over,
         )
-        if settings.method in METHODS:
+        if settings.method in LEARNED:
             assert self.tuning is not None  # see `__post_init__`
             half = max(1, self.tuning.epochs // 2)
             return replace(settings, learned=Learned(search=replace(self.tuning, epochs=half)))
@@ -161,4 +161,6 @@ def _check_list(title: str, given: Sequence[Any], known: Mapping[str, Any] | Non
         if given.count(one) > 1:
             raise StudyError(f"{title} of a study must differ, but {one} stands there {given.count(one)} times")
         if known is not None and one not in known:
-            raise StudyError(f"{title} must be of {', '.join(known)}, but got {one!r}")
+            near = get_close_matches(str(one), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise StudyError(f"{title} must be of {', '.join(known)}, but got {one!r}{hint}")

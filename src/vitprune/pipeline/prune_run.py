@@ -12,6 +12,7 @@ from torch import nn
 
 from vitprune import models, store
 from vitprune.allocate.allocate import obtained, wanted_kinds
+from vitprune.allocate.target import COUNTED
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
@@ -319,8 +320,8 @@ class _Run:
             return self.plan, rows
         _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)
         both = compose(self.opened.plan, self.plan, dense, same_groups(self.graph, dense))
-        timed = {k: v for k, v in self.plan.obtained.items() if k == "latency"}  # relative to the model as it came
-        both = replace(both, obtained=obtained(dense, both.sizes()) | timed)
+        own = {k: v for k, v in self.plan.obtained.items() if k in ("latency", COUNTED)}  # of the model as it came
+        both = replace(both, obtained=obtained(dense, both.sizes()) | own)
         rebuild(both, self.opened.loaded.preprocessing)  # if that fails, then before anything is written
         return both, rows
 
