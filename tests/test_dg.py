@@ -52,8 +52,8 @@ def test_cells_are_named_by_what_decides_them() -> None:
     scored = 3 * (2 + 1)  # three forms: hessian pooled and worst, random pooled
     assert len(pruned) == 2 * 2 * (scored + 2 + 1)  # default pooled and worst, masks
     assert len({c.key for c in (*dense, *pruned)}) == 2 + len(pruned)
-    more = cells_of(["m", "n"], [("a",)], settings(ratios=(0.75,), scores=("hessian",), tuning=replace(SHORT, epochs=2)),
-                    {"data": "x"})  # fmt: skip
+    fewer = settings(ratios=(0.75,), scores=("hessian",), tuning=replace(SHORT, epochs=2))
+    more = cells_of(["m", "n"], [("a",)], fewer, {"data": "x"})
     assert more[0][0].key == dense[0].key  # more models and fewer ratios change nothing for the others
     hessian = next(c for c in pruned if (c.form, c.score, c.over) == ("grouped-global", "hessian", "pooled"))
     assert hessian.settings is not None
@@ -243,4 +243,4 @@ def test_bad_input_ends_before_a_cell(
 
 def test_one_domain_alone_is_an_error(command, domains: Path) -> None:
     run = command("dg", "--models", MODEL, "--data", domains / "art", "-q")
-    assert run.code == 4 and "class folders" in run.err  # cat and dog are taken for domains without classes
+    assert run.code == 4 and "cat, dog hold no class folders; if these are the classes of one domain" in run.err

@@ -45,11 +45,8 @@ class DgCell:
     @property
     def name(self) -> str:
         """Such as "vit_tiny grouped-global hessian 0.5 without sketch seed 1"."""
-        what = [
-            self.form,
-            "" if self.score == self.form else self.score,
-            "" if self.over in ("", "pooled") else self.over,
-        ]
+        score, over = ("" if word in (self.form, "pooled") else word for word in (self.score, self.over))
+        what = [self.form, score, over]
         what += [f"{self.ratio:g}" if self.ratio else "", f"lr {self.lr:g}" if self.lr else ""]
         return " ".join(w for w in (self.label, *what, f"without {join(self.held)} seed {self.seed}") if w)
 

@@ -218,7 +218,7 @@ class DomainStudy:
         known = [c for c in (max(cells, key=_told) for cells in places.values()) if c.found and c.found.oracle]
         valid, oracle = _over(validated, self.held, fmean), _over(known, self.held, fmean)
         names = [c.line for c in validated]
-        chosen = tuple(sorted(set(names), key=lambda n: -names.count(n)))
+        chosen = tuple(sorted(dict.fromkeys(names), key=lambda n: -names.count(n)))
         values = list(valid.values()) or [c.found.without for c in validated if c.found]
         return Selection(model, ratio, spread(values), spread(list(oracle.values())) if oracle else None, chosen)
 
