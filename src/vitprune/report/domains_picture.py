@@ -12,7 +12,7 @@ from vitprune.report.comparison_picture import COLORS, MARKS
 from vitprune.report.domains import DomainLine, DomainStudy
 from vitprune.report.paired import Spread
 
-COLUMNS = 3
+COLUMNS = 4  # at most
 WIDTH, HEIGHT = 3.4, 2.8  # inches of a panel
 
 
@@ -36,12 +36,14 @@ def draw_domains(found: DomainStudy, model: str, path: Path) -> None:
     panels.append(("worst domain", [(line, line.worst) for line in lines if line.worst is not None]))
     panels.append(("in-domain", [(line, line.inside) for line in lines if line.inside is not None]))
     rows = math.ceil(len(panels) / COLUMNS)
-    figure = Figure(figsize=(COLUMNS * WIDTH, rows * HEIGHT), layout="constrained")
+    columns = math.ceil(len(panels) / rows)
+    figure = Figure(figsize=(columns * WIDTH, rows * HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     styles = {n: i for i, n in enumerate(dict.fromkeys(line.line for line in lines if line.ratio))}
-    for axis, (title, points) in zip(axes, panels, strict=False):
+    for place, (axis, (title, points)) in enumerate(zip(axes, panels, strict=False)):
         _panel(axis, title, points, styles)
+        axis.tick_params(labelbottom=place + columns >= len(panels))  # nothing stands below
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
