@@ -2,7 +2,7 @@
 
     python benchmarks/domains.py                                    # rotated Fashion-MNIST, 0 and 90 degrees held out
     python benchmarks/domains.py --data fashion-mnist-domains --scores hessian,magnitude-l2,random
-    python benchmarks/domains.py --data PACS --pretrained --images 0 --models "timm:vit_base_patch16_224?pretrained=true"
+    python benchmarks/domains.py --data PACS --pretrained --images 0 --models "hf:~/vit-base"
 
 Models are timm's classes at small dims, trained here from their initial weights (DeiT with its distillation token, as
 it is a ViT otherwise). Everything is done by `vitprune dg`, in a folder that is gone on with, and extended, by the next

@@ -13,5 +13,5 @@ SHORT = TrainSettings(epochs=1, batch_size=6, warmup_epochs=0.0)
 def settings(**more: Any) -> StudySettings:
     """A study that takes seconds."""
     given: dict[str, Any] = {"ratios": (0.3,), "scores": ("magnitude-l2",), "seeds": (0,), "dense": SHORT}
-    given |= {"tuning": SHORT, "from_scratch": True, "calibration": 6}
+    given |= {"tuning": SHORT, "from_scratch": True, "calibration": 6, "control": False}
     return StudySettings(**{**given, **more})

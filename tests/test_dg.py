@@ -146,7 +146,7 @@ def test_a_share_of_the_units_is_met_from_below() -> None:
 def test_a_study_and_what_it_leaves(command, domains: Path) -> None:
     arguments = ["dg", "--models", MODEL, "--data", domains, "--held-out", "art,photo+sketch", "--seeds", "0"]
     arguments += ["--scores", "hessian", "--ratios", "0.3", "--from-scratch", "--dense-epochs", 1, "--epochs", 1]
-    arguments += ["--batch-size", 6, "--calibration", 6, "--out", "study", "-q"]
+    arguments += ["--batch-size", 6, "--calibration", 6, "--no-control", "--out", "study", "-q"]
     first = command(*arguments, "--json")
     assert first.code == 0, first.err
     cells = first.json["cells"]
@@ -194,11 +194,17 @@ def test_held_out_images_are_read_when_the_model_is_saved(domains: Path, tmp_pat
 
 
 def test_masks_and_units_and_rates(domains: Path, tmp_path: Path) -> None:
-    how = settings(forms=("masks",), tuning=replace(SHORT, epochs=2), rates=(1e-4,))
+    how = settings(forms=("masks",), tuning=replace(SHORT, epochs=2), rates=(1e-4,), control=True)
     found = public([MODEL], str(domains), tmp_path / "masks", settings=how, held_out=[("art",)], device="cpu")
-    assert [c.status for c in found.cells] == ["done"] * 2
-    (dense, line) = found.lines()
-    assert dense.line == "dense" and line.line == "masks" and line.shares["params"] <= 0.7
+    assert [c.status for c in found.cells] == ["done"] * 3
+    (dense, control, line) = found.lines()
+    assert (dense.line, control.line, control.shares["params"]) == ("dense", "dense, trained on", 1.0)
+    assert (
+        control.drop_outside is not None
+        and dense.drop_outside is None
+        and line.line == "masks"
+        and line.shares["params"] <= 0.7
+    )
     assert found.finished[-1].lr == 1e-4
     how = settings(ratio_of="units", ratios=(0.5,), round_to=1, tuning=None)
     found = run_dg([MODEL], DomainSettings(str(domains)), how, tmp_path / "units", held_out="art", device="cpu")
@@ -244,3 +250,16 @@ def test_bad_input_ends_before_a_cell(
 def test_one_domain_alone_is_an_error(command, domains: Path) -> None:
     run = command("dg", "--models", MODEL, "--data", domains / "art", "-q")
     assert run.code == 4 and "cat, dog hold no class folders; if these are the classes of one domain" in run.err
+
+
+@pytest.mark.parametrize(
+    ("command_line", "code", "message"),
+    [
+        (("search", "--target", "units=0.5"), 2, "a search has a target of macs, params, latency, but got units=0.5"),
+        (("prune", "--method", "masks", "--target", "units=0.5"), 9, "must be one of macs, params, latency"),
+    ],
+)
+def test_units_are_no_cost(command, domains: Path, command_line: tuple[str, ...], code: int, message: str) -> None:
+    name, *rest = command_line
+    run = command(name, MODEL + "&num_classes=2", "--data", domains / "art", *rest, "--calibration", 4, "-q")
+    assert run.code == code and message in run.err

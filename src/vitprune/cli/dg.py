@@ -71,6 +71,9 @@ def dg(
     distill: Annotated[
         bool, typer.Option("--distill/--no-distill", help="Fine-tune with the dense model as teacher.")
     ] = False,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Fine-tune the dense models too, not pruned.")
+    ] = True,
     augment: Annotated[str, typer.Option(help="auto, domainbed or none.")] = "auto",
     round_to: Annotated[int, typer.Option(min=1, help="Sizes are multiples of it.")] = 8,
     calibration: Annotated[int, typer.Option(min=1, help="Images of source domains for scores and refit.")] = 512,
@@ -122,6 +125,7 @@ def dg(
         distill,
         round_to,
         calibration,
+        control,
     )
     given = tuple(name for text in models for name in o.names(text))
     place = out or o.default_out(data, "dg")

@@ -44,7 +44,7 @@ class CellRunner:
         """The cell's model and what was measured of it are in its folder. Raises a VitpruneError that says why not."""
         where, reading = self.folder.model(cell), replace(self.data, held_out=cell.held)
         if not self.folder.saved(cell):
-            if cell.origin is None:
+            if cell.settings is None or cell.origin is None:
                 self._train(cell, reading, where)
             else:
                 self._prune(cell, cell.origin, reading, where)
@@ -54,13 +54,14 @@ class CellRunner:
 
     def _train(self, cell: DgCell, reading: DomainSettings, where: Path) -> None:
         assert cell.training is not None
+        first = cell.origin is None
         run_train(
-            cell.model,
+            cell.model if cell.origin is None else str(self.folder.model(cell.origin)),
             reading,
             cell.training,
             where,
-            from_scratch=self.settings.from_scratch,
-            new_head=True,
+            from_scratch=first and self.settings.from_scratch,
+            new_head=first,
             device=self.device,
             allow_module=self.allow_module,
             resume=self.resume,

@@ -14,8 +14,7 @@ from vitprune.pipeline.dg_settings import StudyError, StudySettings
 from vitprune.pipeline.learned import METHODS
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.recover import TrainSettings
-
-DENSE = "dense"
+from vitprune.report.domains import CONTROL, DENSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +97,20 @@ def _dense(model: str, label: str, held: Held, seed: int, settings: StudySetting
 
 def _pruned(origin: DgCell, settings: StudySettings) -> list[DgCell]:
     found: list[DgCell] = []
+    if settings.control and settings.tuning is not None:
+        found += [_control(origin, settings.tuning, lr) for lr in settings.rates or (0.0,)]
     for ratio in settings.ratios:
         for form in settings.forms:
             for score, over in settings.runs(form):
                 for lr in settings.rates or (0.0,):
                     found.append(_cell(origin, settings, form, score, over, ratio, lr))
     return found
+
+
+def _control(origin: DgCell, tuning: TrainSettings, lr: float) -> DgCell:
+    training = replace(tuning, seed=origin.seed, lr=lr or tuning.lr)
+    decided = _plain({"dense": origin.key, "train": training.to_json()})
+    return replace(origin, training=training, decided=decided, form=CONTROL, lr=lr, origin=origin)
 
 
 def _cell(origin: DgCell, settings: StudySettings, form: str, score: str, over: str, ratio: float, lr: float) -> DgCell:

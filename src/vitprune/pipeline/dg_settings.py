@@ -74,6 +74,7 @@ class StudySettings:
     distill: bool = False  # fine-tuning has the dense model as teacher
     round_to: int = 8
     calibration: int = 512
+    control: bool = True  # beside every dense model itself: the same, fine-tuned without being pruned
 
     def __post_init__(self) -> None:
         for title, given, known in (
@@ -144,6 +145,7 @@ class StudySettings:
             "epochs": 0 if self.tuning is None else self.tuning.epochs,
             "from_scratch": self.from_scratch,
             "distill": self.distill,
+            "control": self.control and self.tuning is not None,
             "round_to": self.round_to,
             "calibration": self.calibration,
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitprune.report.paired import Interval, Spread, by_seed, spread
 
-DENSE = "dense"
+DENSE, CONTROL = "dense", "dense, trained on"
 By = Mapping[str, float]  # domain -> top-1 in 0..1
 
 
@@ -142,7 +142,7 @@ class DomainStudy:
     @property
     def ratios(self) -> tuple[float, ...]:
         """That were asked for."""
-        return tuple(dict.fromkeys(c.ratio for c in self.cells if c.form != DENSE))
+        return tuple(dict.fromkeys(c.ratio for c in self.cells if c.ratio))
 
     def dense(self, cell: DomainCell) -> DomainCell | None:
         """The measured dense model that a cell was pruned from."""
@@ -188,8 +188,8 @@ class DomainStudy:
             spread(list(mean.values())) if mean else None,
             spread(list(worst.values())) if worst else None,
             spread(list(inside.values())) if inside else None,
-            by_seed(base, mean) if ratio else None,
-            by_seed(base_inside, inside) if ratio else None,
+            by_seed(base, mean) if line != DENSE else None,
+            by_seed(base_inside, inside) if line != DENSE else None,
             {s: fmean(c.shares[s] for c in cells if s in c.shares) for s in costs},
             {b: median(c.speed[b] for c in cells if b in c.speed) for b in batches},
             median(times) if times else None,

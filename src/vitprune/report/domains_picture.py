@@ -9,7 +9,7 @@ from typing import Any
 
 from vitprune.files import write_bytes
 from vitprune.report.comparison_picture import COLORS, MARKS
-from vitprune.report.domains import DomainLine, DomainStudy
+from vitprune.report.domains import CONTROL, DENSE, DomainLine, DomainStudy
 from vitprune.report.paired import Spread
 
 COLUMNS = 4  # at most
@@ -43,11 +43,12 @@ def draw_domains(found: DomainStudy, model: str, path: Path) -> None:
     styles = {n: i for i, n in enumerate(dict.fromkeys(line.line for line in lines if line.ratio))}
     for place, (axis, (title, points)) in enumerate(zip(axes, panels, strict=False)):
         _panel(axis, title, points, styles)
-        axis.tick_params(labelbottom=place + columns >= len(panels))  # nothing stands below
+        if place + columns >= len(panels):  # nothing stands below
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel(f"{found.about.get('ratio_of', 'params')} removed", fontsize=8)
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.supxlabel(f"{found.about.get('ratio_of', 'params')} removed", fontsize=9)
     figure.supylabel("top-1 %", fontsize=9)
     labels = axes[0].get_legend_handles_labels()
     if labels[0]:
@@ -59,9 +60,12 @@ def draw_domains(found: DomainStudy, model: str, path: Path) -> None:
 
 
 def _panel(axis: Any, title: str, points: list[tuple[DomainLine, Spread]], styles: dict[str, int]) -> None:
-    dense = next((value.mean for line, value in points if not line.ratio), None)
+    dense = next((value.mean for line, value in points if line.line == DENSE), None)
     if dense is not None:
         axis.axhline(100 * dense, color="#9aa1ad", linewidth=0.8, linestyle=(0, (4, 3)), label="dense")
+    control = next((value.mean for line, value in points if line.line == CONTROL), None)
+    if control is not None:
+        axis.axhline(100 * control, color="#9aa1ad", linewidth=0.8, linestyle=":", label="dense, trained on")
     for name, place in styles.items():
         mine = sorted(((line.ratio, v) for line, v in points if line.line == name), key=lambda pair: pair[0])
         if mine:

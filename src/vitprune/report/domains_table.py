@@ -130,8 +130,9 @@ def _markdown(table: Table) -> list[str]:
 ABOUT_ACCURACY = """Top-1 in %, mean and standard deviation over seeds. A column with a domain's name: on 80 % of that
 domain's images, where neither training nor pruning nor any choice saw the domain. Mean and worst: of these columns,
 seed by seed. In-domain: mean over the source domains, on the 20 % of their images that were not trained on, by which
-the epoch (and the learning rate) was chosen. Drops: points that the dense model has more, mean and standard error of
-the differences by seed; outside of the mean, inside of in-domain."""
+the epoch (and the learning rate) was chosen. "dense, trained on": the dense model with the epochs of fine-tuning that
+the pruned ones had. Drops: points that the dense model has more, mean and standard error of the differences by seed;
+outside of the mean, inside of in-domain."""
 ABOUT_COSTS = """Shares of the dense model's parameters and MACs that stay. Speed-up: the dense model's median time over
 the pruned one's, measured in turns, median over cells. Times of an epoch of fine-tuning, validation included, beside
 that of the dense model's training on the same images."""
