@@ -255,7 +255,7 @@ def test_one_domain_alone_is_an_error(command, domains: Path) -> None:
 @pytest.mark.parametrize(
     ("command_line", "code", "message"),
     [
-        (("search", "--target", "units=0.5"), 2, "a search has a target of macs, params, latency, but got units=0.5"),
+        (("search", "--target", "units=0.5"), 11, "a search has a target of macs, params, latency, but got units=0.5"),
         (("prune", "--method", "masks", "--target", "units=0.5"), 9, "must be one of macs, params, latency"),
     ],
 )
