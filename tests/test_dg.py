@@ -82,6 +82,7 @@ def test_short_names() -> None:
         ({"forms": ("masks",), "ratio_of": "units"}, "masks are trained towards a cost"),
         ({"tuning": None, "rates": (0.1,)}, "need epochs of fine-tuning, but got none"),
         ({"calibration": 0}, "need calibration images, but got 0"),
+        ({"rates": (-0.1,)}, "learning rates must be above 0, but got -0.1"),
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, object], message: str) -> None:
@@ -92,6 +93,8 @@ def test_settings_that_make_no_sense(wrong: dict[str, object], message: str) -> 
 def test_words_that_are_unknown_to_others() -> None:
     with pytest.raises(StudyError, match="scores must be of hessian, .*, but got 'hesian'; did you mean 'hessian'"):
         settings(scores=("hesian",))
+    with pytest.raises(ScoreError, match="'random' sees no images, so its scores are the same for all domains"):
+        settings(scores=("hessian", "random"), over=("worst",))
     with pytest.raises(ComparisonError, match="leave 0 for fine-tuning"):
         cells_of(["m"], [("a",)], settings(forms=("masks",)), {})
     with pytest.raises(StudyError, match="models of a study must differ, but m stands there 2 times"):

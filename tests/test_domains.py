@@ -288,6 +288,9 @@ def test_folders_that_are_no_domains(tmp_path: Path) -> None:
     write_domains(tmp_path / "one", ("art",))
     with pytest.raises(DomainError, match="must have two domains or more, .* but has only art; give the folder"):
         read_domains(tmp_path / "one")
+    write_domains(tmp_path / "joined", ("art", "a+b"))
+    with pytest.raises(DomainError, match="must have no comma or plus, .* but .* has 'a\\+b'; rename"):
+        read_domains(tmp_path / "joined")
     write_domains(tmp_path / "splits", ("train", "val"))
     with pytest.raises(DomainError, match="holds train and val, which are splits of one domain"):
         read_domains(tmp_path / "splits")

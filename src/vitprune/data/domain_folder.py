@@ -42,6 +42,12 @@ def read_domains(root: Path) -> DomainSet:
             f"{root} holds {' and '.join(names)}, which are splits of one domain, not domains; give a folder "
             "ROOT/DOMAIN/CLASS/*.jpg, with all images of a domain together"
         )
+    joined = [name for name in names if "," in name or "+" in name]
+    if joined:
+        raise DomainError(
+            f"names of domains must have no comma or plus, which join what is held out, but {root} has {joined[0]!r}; "
+            "rename that folder"
+        )
     classes = {name: _folders(root / name) for name in names}
     _check_classes(root, classes)
     files = {name: _files(root / name, classes[names[0]]) for name in names}

@@ -14,6 +14,7 @@ from vitprune.data.domain_folder import DOMAINBED, read_domains
 from vitprune.data.domain_sets import SPECS, is_made, make_domains
 from vitprune.data.domain_split import FRACTION, split_domains, unseen
 from vitprune.data.domains import Domain, DomainError, DomainSet, Held
+from vitprune.data.idx import Images
 from vitprune.data.images import Files, LoaderBatches
 from vitprune.data.mixed import Balanced, Chained
 from vitprune.data.split import Indices, balanced_subset
@@ -144,6 +145,9 @@ def _shares(whole: int, count: int) -> list[int]:
 
 def _conversions(found: DomainSet, wanted: Preprocessing, augment: AugmentSettings | None) -> Sequence[str]:
     notes = []
+    in_memory = any(isinstance(d.images, Images) for d in found.domains)
+    if augment is not None and augment.hue and in_memory and wanted.channels == 3:
+        notes.append(f"{found.spec}: changes of hue are for image files and not applied to images in memory")
     if augment is not None and (augment.hue or augment.grayscale or augment.color_jitter) and wanted.channels == 1:
         notes.append(
             f"{found.spec}: of colour jitter, brightness and contrast are for one channel; no hue, no grayscale"

@@ -93,10 +93,16 @@ class StudySettings:
                 raise StudyError(f"seeds must be whole numbers, not negative, but got {seed!r}")
         if self.ratio_of not in RATIO_OF:
             raise StudyError(f"ratio-of must be one of {', '.join(RATIO_OF)}, but got {self.ratio_of!r}")
+        if "pooled" not in self.over and any(FORMS[name].method is None for name in self.forms):
+            for score in self.scores:  # those that see no images would have no cell at all
+                check_way(self.over[0], method_of(score))
         if self.tuning is None and (self.rates or "masks" in self.forms):
             raise StudyError("learning rates to choose from, and masks, need epochs of fine-tuning, but got none")
         if "masks" in self.forms and self.ratio_of == "units":
             raise StudyError("masks are trained towards a cost, not a share of units; use --ratio-of params or macs")
+        for rate in self.rates:
+            if not rate > 0:
+                raise StudyError(f"learning rates must be above 0, but got {rate:g}")
         if self.calibration < 1:
             raise StudyError(f"scores and refit need calibration images, but got {self.calibration}")
 
