@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitprune.cli import compare, look, prune, report, search, sweep, train
+from vitprune.cli import compare, dg, look, prune, report, search, sweep, train
 from vitprune.cli.run import catch_termination, reported
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "search": search.search,
     "sweep": sweep.sweep,
     "compare": compare.compare,
+    "dg": dg.dg,
     "report": report.report,
     "train": train.train,
     "finetune": train.finetune,

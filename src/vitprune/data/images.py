@@ -76,8 +76,10 @@ def make_transform(preprocessing: Preprocessing, augment: AugmentSettings | None
         if augment.crop_padding:
             padding = max(1, round(augment.crop_padding * width / 32))
             steps.append(v2.RandomCrop((height, width), padding))
-        if augment.color_jitter:
-            steps.append(v2.ColorJitter(*(augment.color_jitter,) * 3))
+        if augment.color_jitter or augment.hue:
+            steps.append(v2.ColorJitter(*(augment.color_jitter,) * 3, augment.hue))
+        if augment.grayscale:
+            steps.append(v2.RandomGrayscale(augment.grayscale))
         if augment.randaugment:
             steps.append(_randaugment(augment.randaugment, preprocessing))
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]

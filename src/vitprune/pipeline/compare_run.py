@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,12 +22,11 @@ from vitprune.pipeline.opening import Opened
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
+from vitprune.pipeline.sharing import share
 from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep
 from vitprune.report import Comparison
-
-POLL_S = 2.0  # between looks at cells that other processes are at
 
 
 class CellsFailed(VitpruneError):
@@ -132,46 +131,8 @@ def run_compare(
         folder.finish(cell)
 
     with folder.entered(identity, asked, config, force=force):
-        _share(folder, cells, one, tables, said)
+        share(folder, cells, one, tables, said)
         return tables()
-
-
-def _share(
-    folder: CompareFolder,
-    cells: Sequence[Cell],
-    do: Callable[[Cell], None],
-    after: Callable[[], object],
-    said: Progress,
-) -> None:
-    """Does all cells that are not finished, but for those that other processes do meanwhile; `after` each of them."""
-    known = {cell.key: folder.failure(cell) for cell in cells}
-    left, waiting = list(enumerate(cells, 1)), 0
-    while left:
-        taken: list[tuple[int, Cell]] = []
-        for number, cell in left:
-            title = f"cell {number} of {len(cells)}: {cell.name}"
-            with folder.lock(cell.key, wait=False) as mine:
-                if not mine:
-                    taken.append((number, cell))
-                elif folder.done(cell):
-                    said.line(f"{title}: done before, in {folder.model(cell)}")
-                elif folder.failure(cell) != known[cell.key]:
-                    said.line(f"{title}: failed meanwhile, in another process")
-                else:
-                    said.line(title)
-                    folder.begin(cell)
-                    try:
-                        do(cell)
-                    except Exception as error:  # whatever it is: the other cells may go well
-                        said.done()
-                        said.line(f"{cell.name} failed: {folder.fail(cell, error)}")
-                    after()
-        if taken and len(taken) != waiting:
-            waiting = len(taken)
-            said.line(f"waiting for {waiting} of {len(cells)} cells, which other processes are at")
-        if len(taken) == len(left):
-            time.sleep(POLL_S)
-        left = taken
 
 
 class _Dense:

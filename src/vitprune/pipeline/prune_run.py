@@ -12,6 +12,7 @@ from torch import nn
 
 from vitprune import models, store
 from vitprune.allocate.allocate import obtained, wanted_kinds
+from vitprune.allocate.target import COUNTED
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
@@ -106,7 +107,7 @@ def run_prune(
     wanted = {
         "model": opened.loaded.source.to_json() if opened.plan is None else spec,
         "data": asdict(data),
-        "prune": asdict(settings),
+        "prune": settings.to_json(),
         "train": None if training is None else training.to_json(),
         "seed": seed,
         "distill": distill,
@@ -270,6 +271,7 @@ class _Run:
                 chosen.reduction,
                 chosen.normalisation,
                 chosen.timing,
+                chosen.over,
             ),
             (self.example,),
             given,
@@ -327,8 +329,8 @@ class _Run:
             return self.plan, rows
         _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)
         both = compose(self.opened.plan, self.plan, dense, same_groups(self.graph, dense))
-        timed = {k: v for k, v in self.plan.obtained.items() if k == "latency"}  # relative to the model as it came
-        both = replace(both, obtained=obtained(dense, both.sizes()) | timed)
+        own = {k: v for k, v in self.plan.obtained.items() if k in ("latency", COUNTED)}  # of the model as it came
+        both = replace(both, obtained=obtained(dense, both.sizes()) | own)
         rebuild(both, self.opened.loaded.preprocessing)  # if that fails, then before anything is written
         return both, rows
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vitprune.data import open_data
+from vitprune.data import Album, Batches, open_data
 from vitprune.errors import VitpruneError
 from vitprune.pipeline.measure import measured_split
 from vitprune.pipeline.report_read import SavedModel
@@ -31,6 +30,8 @@ def images_section(model: SavedModel, data: str | None) -> tuple[Section | None,
     dense, answers = model.dense_answers, model.answers
     if dense is None or answers is None or not same_images(dense, answers):
         return None, f"{model.name} did not keep what it predicted: it was made by an earlier version"
+    if "held_out" in (model.metrics.get("data") or {}):
+        return None, f"{model.name} was measured on several domains, whose images are not shown"
     labels, before = dense.arrays()
     after = answers.arrays()[1]
     if not (before != after).any():
@@ -44,6 +45,8 @@ def images_section(model: SavedModel, data: str | None) -> tuple[Section | None,
         split = _split(model, data)
         if split.identity() != answers.images:
             return None, "the test images that were found are not those of the run; give its DATA by --data"
+        if not isinstance(split, Album):
+            return None, "the images of this data cannot be looked at one by one"
         names = class_names(dense, answers, model.contents.classes)
         items: list[Item] = [Text(f"Of {answers.n:,} test images of {model.name}, as the model sees them.")]
         for title, chosen in kinds.items():
@@ -60,7 +63,7 @@ def images_section(model: SavedModel, data: str | None) -> tuple[Section | None,
     return Section("images", "Images whose prediction changed", items), ""
 
 
-def _split(model: SavedModel, data: str | None) -> Any:
+def _split(model: SavedModel, data: str | None) -> Batches:
     """The test images, as the run had them."""
     run, given = model.metrics.get("run") or {}, dict(model.metrics.get("data") or {})
     settings = DataSettings(**given)

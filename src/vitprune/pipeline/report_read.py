@@ -13,7 +13,8 @@ from vitprune import store
 from vitprune.errors import StoreError, VitpruneError
 from vitprune.files import read_object
 from vitprune.models.source import ModelSource
-from vitprune.pipeline.compare_folder import COMPARE, CONFIG, FAILED, TIMES
+from vitprune.pipeline.cell_folder import CONFIG, FAILED, TIMES
+from vitprune.pipeline.compare_folder import COMPARE
 from vitprune.pipeline.outcome import alike, saved_point
 from vitprune.pipeline.pick import PROBE
 from vitprune.pipeline.search_folder import FOUND, PICKS, PROBES, SEARCH
