@@ -204,7 +204,7 @@ def summary(
     if len(models) > 1:
         pruned = [m for m in models if m.pruned]
         rule = "the smallest that loses a point of top-1 at most" if points >= -POINT - 1e-9 else "the most accurate"
-        lead += f" Of {len(pruned)} models on this page it is {rule}: {head.name}."
+        lead += f" Of {len(pruned)} models on this page it is {rule}, chosen by these images: {head.name}."
     facts = [(signed(points), "points of top-1"), (f"{shares['macs']:.1%}", "of the MACs")]
     facts.append((f"{shares['params']:.1%}", "of the parameters"))
     if last.latency_ms and dense.latency_ms:
