@@ -9,6 +9,7 @@ from typing import Any
 
 from vitprune.report.domains import DomainCell, DomainLine, DomainStudy, Selection
 from vitprune.report.paired import Interval, Spread
+from vitprune.report.terminal import print_table
 
 Table = tuple[list[str], list[list[str]]]  # headings, lines
 LEFT = ("model", "form and score", "chosen by validation")
@@ -159,22 +160,13 @@ def domains_markdown(found: DomainStudy, pictures: dict[str, str]) -> str:
 
 def print_domains(found: DomainStudy) -> None:
     """Prints the tables to standard output, and the failed cells below them."""
-    from rich.console import Console
-    from rich.table import Table as Drawn
-
-    console = Console()
-    console = Console(width=max(console.width, 140))
     for title, (headings, lines) in (
         (found.title, accuracy_table(found)),
         ("costs", cost_table(found)),
         ("chosen among all", selection_table(found)),
     ):
         if lines:
-            table = Drawn(title=title, title_justify="left")
-            for heading in headings:
-                table.add_column(heading, justify="left" if heading in LEFT else "right")
-            for line in lines:
-                table.add_row(*line)
-            console.print(table)
+            print_table(headings, lines, title, left=[i for i, name in enumerate(headings) if name in LEFT])
+            print()
     for c in found.failed:
-        console.print(f"failed: {c.name}: {c.error}", markup=False, highlight=False)
+        print(f"failed: {c.name}: {c.error}")
