@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from vitprune.errors import StoreError
+from vitprune.pipeline.report_run import run_report
 from vitprune.report import DomainCell, DomainScores, DomainStudy, domains_csv, domains_json, domains_markdown
 from vitprune.report.domains_picture import draw_domains
-from vitprune.report.domains_table import accuracy_table, cost_table, print_domains, selection_table
+from vitprune.report.domains_table import accuracy_table, cost_table, domains_from_json, print_domains, selection_table
 
 
 def cell(
@@ -92,3 +96,34 @@ def test_pages_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert all((tmp_path / n).read_bytes()[:4] == b"\x89PNG" for n in ("x.png", "y.png"))
     print_domains(found)
     assert "failed: vit global l2 (worst) 0.5 without b seed 2: no luck" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_study_comes_back_from_its_table() -> None:
+    broken = DomainCell("vit", "a", 2, "global", "l2", "", 0.5, "k", error="it broke")
+    found = study(broken, DomainCell("vit", "b", 2, "global", "l2", "", 0.5, "open"))
+    again = domains_from_json(json.loads(json.dumps(domains_json(found))))
+    assert again == found and [c.status for c in again.cells[-2:]] == ["failed", "open"]
+
+
+def test_a_report_of_a_study(tmp_path: Path) -> None:
+    found = study(DomainCell("vit", "a", 2, "global", "l2", "", 0.5, "k", error="it broke"))
+    about = {"ratio_of": "params", "data": {"spec": "DATA"}}
+    for folder in ("none", "study"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "dg.json").write_text("{}")
+    with pytest.raises(StoreError, match="needs a finished cell, but .*none has none yet"):
+        run_report([tmp_path / "none"], tmp_path / "none.html")
+    table = domains_json(replace(found, about=about))
+    (tmp_path / "study" / "table.json").write_text(json.dumps(table))
+    done = run_report([tmp_path / "study"], tmp_path / "study.html")
+    assert done.headline == "50% of the parameters gone, 25 points lost in unseen domains"  # 70 less (50 + 40) / 2
+    page = (tmp_path / "study.html").read_text()
+    assert "it broke" in page and "Unseen domains" in page and "0.9" not in done.headline
+    for row in accuracy_table(found)[1]:
+        assert all(f">{value}<" in page for value in row if value), row
+    rows = list(csv.DictReader((done.files / "domains-1.csv").read_text().splitlines()))
+    assert len(rows) == len(list(csv.DictReader(domains_csv(found).splitlines())))
+    assert {p.stem for p in done.files.glob("domains-1-*.svg")} == {f"domains-1-{i}" for i in range(1, 6)}
+    (tmp_path / "study" / "table.json").write_text('{"title": 3}')
+    with pytest.raises(StoreError, match=r"study"):
+        run_report([tmp_path / "study"], tmp_path / "again.html")

@@ -11,8 +11,16 @@ from vitprune.pipeline.report_read import ReadRun, SavedModel
 from vitprune.report import Front, FrontPoint, sensitivity_csv, width_rows
 from vitprune.report.classes import class_names, class_panel, class_rows, confusion_panel, pair_rows, same_images
 from vitprune.report.curves import Curve, curve_panel
+from vitprune.report.domains_panels import domain_panels
+from vitprune.report.domains_table import (
+    ABOUT_ACCURACY,
+    accuracy_table,
+    cost_table,
+    domains_csv,
+    selection_table,
+)
 from vitprune.report.front import COSTS
-from vitprune.report.page import Figure, Item, Section, Table, csv_of
+from vitprune.report.page import Figure, Item, Section, Table, Text, csv_of
 from vitprune.report.panel import Panel
 from vitprune.report.scatter import Dot, Series, scatter
 from vitprune.report.sensitivity import MEANING
@@ -144,6 +152,28 @@ def widths_section(models: Sequence[SavedModel], headline: SavedModel) -> Sectio
     )
     csv = widths_csv({m.name: width_rows(m.contents.plan) for m in pruned})
     return Section("widths", "Widths before and after", [Figure("widths", caption, panels, csv)])
+
+
+def domains_section(runs: Sequence[ReadRun]) -> Section | None:
+    """Accuracy in domains that were held out, what pruning costs there and at home, and what it gains in time."""
+    items: list[Item] = []
+    for number, study in enumerate((r.domains for r in runs if r.domains is not None), 1):
+        end = f"-{number}" if number > 1 else ""
+        headings, lines = accuracy_table(study)
+        items.append(Text(ABOUT_ACCURACY))
+        items.append(Table(study.title, headings, lines, frozenset({0, 2}), f"domains{end}"))
+        for place, model in enumerate(study.models, 1):
+            panels = domain_panels(study, model, f"domains{end}-{place}")
+            if panels:
+                caption = f"{model}, against what is removed. Bars: standard deviation over seeds."
+                items.append(Figure(f"domains{end}-{place}", caption, panels, domains_csv(study)))
+        for title, (headings, lines), left, name in (
+            ("What stays, and what it gains in time", cost_table(study), {0, 2}, "domains-costs"),
+            ("Chosen among all forms and scores", selection_table(study), {0, 4}, "domains-choice"),
+        ):
+            if lines:
+                items.append(Table(title, headings, lines, frozenset(left), f"{name}{end}"))
+    return Section("domains", "Unseen domains", items) if items else None
 
 
 def sensitivity_section(runs: Sequence[ReadRun]) -> Section | None:

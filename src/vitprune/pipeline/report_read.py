@@ -15,18 +15,22 @@ from vitprune.files import read_object
 from vitprune.models.source import ModelSource
 from vitprune.pipeline.cell_folder import CONFIG, FAILED, TIMES
 from vitprune.pipeline.compare_folder import COMPARE
+from vitprune.pipeline.dg_folder import DgFolder
 from vitprune.pipeline.outcome import alike, saved_point
 from vitprune.pipeline.pick import PROBE
 from vitprune.pipeline.search_folder import FOUND, PICKS, PROBES, SEARCH
 from vitprune.pipeline.stages import RUN
 from vitprune.pipeline.sweep_run import POINTS, SWEEP
 from vitprune.report import Answers, CellResult, Comparison, FrontPoint, Hits, Row, SensitivityRow
+from vitprune.report.domains import DomainStudy
+from vitprune.report.domains_table import domains_from_json
 from vitprune.report.words import printable
 from vitprune.search import Probe
 from vitprune.store.read import PLAN
 
 AGAIN = "make the run again with --force"
 SENSITIVITY = "sensitivity.json"
+STUDY, TABLE = DgFolder.marker, "table.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +77,7 @@ class ReadRun:
     """What one folder holds."""
 
     path: Path
-    kind: str  # "prune", "train", "sweep", "search" or "compare"
+    kind: str  # "prune", "train", "sweep", "search", "compare" or "dg"
     model: str
     data: str
     command: str  # "" where it was not kept
@@ -85,6 +89,7 @@ class ReadRun:
     probes: tuple[Probe, ...] = ()
     goals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of a search
     comparison: Comparison | None = None
+    domains: DomainStudy | None = None
 
     @property
     def name(self) -> str:
@@ -93,7 +98,7 @@ class ReadRun:
 
 
 def read_run(path: Path, label: str) -> ReadRun:
-    """The run in a folder that prune, train, finetune, sweep, search or compare wrote; `label`: its name on the page.
+    """The run in a folder that prune, train, finetune, sweep, search, compare or dg wrote; `label`: its name there.
 
     Raises StoreError for anything else, for a run of which nothing is finished yet, and for damaged files.
     """
@@ -108,12 +113,12 @@ def read_run(path: Path, label: str) -> ReadRun:
         raise StoreError(
             f"a report needs the folder of a run, but {path} is {'a file' if path.exists() else 'not there'}"
         )
-    readers = {PLAN: _pruned, SWEEP: _sweep, SEARCH: _search, COMPARE: _compare}
+    readers = {PLAN: _pruned, SWEEP: _sweep, SEARCH: _search, COMPARE: _compare, STUDY: _dg}
     for marker, reader in readers.items():
         if (path / marker).is_file():
             with _damage(path):
                 found = reader(path, label)
-            if not found.models and not found.probes:
+            if not found.models and not found.probes and (found.domains is None or not found.domains.finished):
                 why = f": {found.failed[0][0]}: {found.failed[0][1]}" if found.failed else ""
                 raise StoreError(
                     f"a report needs a finished model, but {path} has none yet{why}; the command that began it goes "
@@ -122,7 +127,7 @@ def read_run(path: Path, label: str) -> ReadRun:
             return found
     raise StoreError(
         f"a report needs the folder of a run, but {path} holds none of {', '.join(readers)}; give what --out was of "
-        "vitprune prune, finetune, train, sweep, search, compare or demo"
+        "vitprune prune, finetune, train, sweep, search, compare, dg or demo"
     )
 
 
@@ -258,6 +263,18 @@ def _compare(path: Path, label: str) -> ReadRun:
         path, "compare", str(identity["model"]), str(identity["data"]["spec"]), str(about.get("command", "")),
         tuple(models.values()), settings, tuple((c.name, c.point.error) for c in both.failed),
         tuple(c.name for c in both.cells if c.status == "open"), comparison=both,
+    )  # fmt: skip
+
+
+def _dg(path: Path, label: str) -> ReadRun:
+    if not (path / TABLE).is_file():
+        raise StoreError(f"a report needs a finished cell, but {path} has none yet; the command that began it goes on")
+    study = domains_from_json(read_object(path / TABLE, "give the command of the study again, which writes it anew"))
+    data = study.about["data"]["spec"]
+    failed = tuple((c.name, c.error) for c in study.failed)
+    left = tuple(c.name for c in study.cells if c.status == "open")
+    return ReadRun(
+        path, "dg", ", ".join(study.models), str(data), "", (), dict(study.about), failed, left, domains=study
     )  # fmt: skip
 
 

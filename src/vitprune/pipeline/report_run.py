@@ -16,6 +16,7 @@ from vitprune.pipeline.report_images import images_section
 from vitprune.pipeline.report_read import ReadRun, SavedModel, labels_of, read_run
 from vitprune.pipeline.versions import versions
 from vitprune.progress import Progress, Silent
+from vitprune.report.domains import DomainStudy
 from vitprune.report.page import Page, Section, Text, render
 from vitprune.report.svg import page_style
 from vitprune.report.words import part_of, percent, points_lost, short, signed
@@ -140,6 +141,8 @@ def page_of(
         why = "they need two models of the same dense model and images; give several RUNs, or a sweep"
         add(figures.fronts_section(families, runs), "Fronts of accuracy against MACs and latency", why)
         add(figures.widths_section(models, head), "Widths before and after", "no model on this page is pruned")
+    unseen = figures.domains_section(runs)
+    add(unseen, "Accuracy in unseen domains", "no run measured it; vitprune dg does")
     why = "no run measured it; vitprune search --method sensitivity does"
     add(figures.sensitivity_section(runs), "Sensitivity map", why)
     probes = figures.probes_section(runs)
@@ -152,7 +155,7 @@ def page_of(
         section, why = images_section(head, data) if images else (None, "left out by --no-images")
         add(section, "Images whose prediction changed", why)
     sections.append(parts.settings_section(runs, command))
-    headline, lead, facts = summary(head, models, runs) if models else _searching(runs)
+    headline, lead, facts = summary(head, models, runs) if models else _without(runs)
     made = f"Made by vitprune {versions().get('vitprune', 'from source')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
     lead = lead.replace(" %", "\N{NO-BREAK SPACE}%")
     title = " · ".join(dict.fromkeys(f"{r.model} on {r.data}" if r.data else r.model for r in runs))
@@ -216,10 +219,35 @@ def summary(
     return headline, lead, facts
 
 
-def _searching(runs: Sequence[ReadRun]) -> tuple[str, str, list[tuple[str, str]]]:
-    """Of searches that have not saved a model yet."""
+def _without(runs: Sequence[ReadRun]) -> tuple[str, str, list[tuple[str, str]]]:
+    """Of studies of domains, and of searches that have not saved a model yet."""
+    study = next((r.domains for r in runs if r.domains is not None), None)
+    if study is not None:
+        return _unseen(study)
     count = sum(len(r.probes) for r in runs)
     return f"{count} probes, no model yet", "The search has not saved a model yet; the command below goes on.", []
+
+
+def _unseen(study: DomainStudy) -> tuple[str, str, list[tuple[str, str]]]:
+    """Of the first model, where least is removed: the form that is best on the domains that were trained on."""
+    pruned = [line for line in study.lines() if line.ratio and line.inside and line.drop_outside]
+    if not pruned:
+        return f"{len(study.finished)} models, none pruned yet", "The study's command goes on.", []
+    least = min(line.ratio for line in pruned if line.model == pruned[0].model)
+    mine = [line for line in pruned if (line.model, line.ratio) == (pruned[0].model, least)]
+    best = max(mine, key=lambda line: 0.0 if line.inside is None else line.inside.mean)
+    outside, inside = (0.0 if d is None else -100 * d.mean for d in (best.drop_outside, best.drop_inside))
+    what = {"params": "parameters", "macs": "MACs"}.get(str(study.about.get("ratio_of")), "units")
+    headline = f"{best.ratio:.0%} of the {what} gone, {points_lost(outside)} in unseen domains"
+    lead = (
+        f"{best.model} by {best.line}, the best of {len(mine)} forms and scores on images of the domains that were "
+        f"trained on: {points_lost(inside)} there. Held out: {', '.join(study.held)}; seeds: {len(best.seeds)}."
+    )
+    facts = [(signed(outside), "points in unseen domains"), (signed(inside), "points in domains trained on")]
+    if best.worst is not None:
+        facts.append((f"{percent(best.worst.mean)} %", "top-1 in the worst domain"))
+    facts += [(f"{speed:.2f}x", f"speed-up at batch {batch}") for batch, speed in best.speed.items()]
+    return headline, lead, facts
 
 
 def _remarks(runs: Sequence[ReadRun], models: Sequence[SavedModel]) -> list[Text]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from vitprune.report.domains import DomainCell, DomainLine, DomainStudy, Selection
+from vitprune.report.domains import DomainCell, DomainLine, DomainScores, DomainStudy, Selection
 from vitprune.report.paired import Interval, Spread
 from vitprune.report.terminal import print_table
 
@@ -19,6 +20,7 @@ def domains_json(found: DomainStudy) -> dict[str, Any]:
     """Everything as JSON values; accuracies and their differences lie in 0..1."""
     return {
         **found.about,
+        "title": found.title,
         "held": list(found.held),
         "lines": [asdict(line) for line in found.lines()],
         "selections": [asdict(s) for s in found.selections()],
@@ -34,6 +36,20 @@ def _cell_json(cell: DomainCell) -> dict[str, Any]:
         fields |= {"inside": dict(cell.found.inside), "outside": dict(cell.found.outside)}
         fields |= {"oracle": dict(cell.found.oracle), "images": dict(cell.found.images)}
     return fields
+
+
+def domains_from_json(fields: Mapping[str, Any]) -> DomainStudy:
+    """The study that `domains_json` told. Raises LookupError, TypeError or ValueError for other values."""
+    left = ("title", "held", "lines", "selections", "cells")
+    about = {name: value for name, value in fields.items() if name not in left}
+    return DomainStudy(fields["title"], tuple(fields["held"]), tuple(map(_cell, fields["cells"])), about)
+
+
+def _cell(fields: Mapping[str, Any]) -> DomainCell:
+    own = {name: value for name, value in fields.items() if name != "status"}
+    sides = {name: own.pop(name) for name in ("inside", "outside", "oracle", "images") if name in own}
+    own["speed"] = {int(batch): value for batch, value in own["speed"].items()}
+    return DomainCell(**own, found=DomainScores(**sides) if sides else None)
 
 
 def domains_csv(found: DomainStudy) -> str:
