@@ -15,7 +15,7 @@ LAYERS = (
     | {"arrays", "compose", "differences", "errors", "files", "modes", "plan", "planjson"},
     {"trace", "models", "data"},
     {"calibrate"},
-    {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},
+    {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "export", "store", "report"},
     {"refit", "latency", "recipes"},
     {"masks", "search"},
     {"pipeline"},

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitprune.cli import compare, look, prune, search, sweep, train
+from vitprune.cli import compare, export, look, prune, search, sweep, train
 from vitprune.cli.run import catch_termination, reported
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": train.finetune,
     "eval": look.evaluate,
     "bench": look.bench,
+    "export": export.export,
 }
 for name, command in COMMANDS.items():
     app.command(name, no_args_is_help=name != "demo")(reported(command))

@@ -1,0 +1,80 @@
+"""8-bit ONNX files, made from float ones by onnxruntime's quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from vitprune.export.capture import INPUT, first_line, quiet
+from vitprune.export.errors import ExportError
+from vitprune.export.types import Job
+
+WEIGHTED = ("MatMul", "Gemm", "Conv")
+
+
+def quantize(source: Path, target: Path, job: Job) -> None:
+    """The file at `target`: that at `source` with layers of constant weights in 8 bits.
+
+    Products of two activations (queries with keys, attention with values), norms, softmax and GELU stay in float32.
+
+    Raises ExportError when the quantizer refuses the model.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+    left = _activation_products(source)
+    large = Path(f"{source}.data").exists()
+    try:
+        with quiet():
+            if job.quantize == "int8-dynamic":
+                quantize_dynamic(
+                    source,
+                    target,
+                    op_types_to_quantize=["MatMul", "Gemm"],
+                    nodes_to_exclude=left,
+                    per_channel=True,
+                    weight_type=QuantType.QInt8,
+                    use_external_data_format=large,
+                )
+                return
+            quantize_static(
+                source,
+                target,
+                _Reader(job.calibration),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(WEIGHTED),
+                nodes_to_exclude=left,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=large,
+            )
+    except Exception as error:
+        raise ExportError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
+
+
+def _activation_products(path: Path) -> list[str]:
+    """Names of the matrix products neither of whose operands is a constant."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    constant = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    return [n.name for n in graph.node if n.op_type == "MatMul" and not constant & set(n.input)]
+
+
+class _Reader:
+    """Calibration batches as onnxruntime asks for them."""
+
+    def __init__(self, batches: Sequence[npt.NDArray[Any]]) -> None:
+        self._batches, self._rest = batches, iter(batches)
+
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+        """The next batch by the name of the input, None at the end."""
+        found = next(self._rest, None)
+        return None if found is None else {INPUT: found}
+
+    def rewind(self) -> None:
+        """Begins anew."""
+        self._rest = iter(self._batches)
