@@ -50,11 +50,13 @@ def _quantized(program: torch.export.ExportedProgram, job: Job) -> torch.export.
         get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     )
     prepared = prepare_pt2e(program.module(), quantizer)
+    example = program.example_inputs
+    assert example is not None
     with torch.no_grad():
         for batch in job.calibration:
             prepared(torch.from_numpy(batch))
-    example = program.example_inputs
-    assert example is not None
+        if dynamic:
+            prepared(*example[0])  # the ranges of the weights are noted in passing
     free = None if job.batch else ({0: torch.export.Dim("batch", min=1)},)
     return torch.export.export(convert_pt2e(prepared), example[0], dynamic_shapes=free, strict=False)
 

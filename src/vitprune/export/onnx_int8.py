@@ -24,7 +24,7 @@ def quantize(source: Path, target: Path, job: Job) -> None:
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-    left = _activation_products(source)
+    left = _prepared(source)
     large = Path(f"{source}.data").exists()
     try:
         with quiet():
@@ -55,11 +55,17 @@ def quantize(source: Path, target: Path, job: Job) -> None:
         raise ExportError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
 
 
-def _activation_products(path: Path) -> list[str]:
-    """Names of the matrix products neither of whose operands is a constant."""
+def _prepared(path: Path) -> list[str]:
+    """Names of the matrix products neither of whose operands is a constant, in a file made fit for the quantizer.
+
+    Shapes that the exporter noted are taken out: the quantizer transposes weights and finds the notes contradicting.
+    """
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    del graph.value_info[:]
+    onnx.save(model, path)
     constant = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     return [n.name for n in graph.node if n.op_type == "MatMul" and not constant & set(n.input)]
 

@@ -76,9 +76,8 @@ def compare(
             shown.advance()
     shown.done()
     if got[0].shape != wanted[0].shape:
-        raise ExportError(
-            f"the exported file gives {list(got[0].shape)} for one image, the model {list(wanted[0].shape)}"
-        )
+        shapes = f"{list(got[0].shape)} for one image, the model {list(wanted[0].shape)}"
+        raise ExportError(f"the exported file gives scores of shape {shapes}; nothing was kept")
     return parity_of(np.concatenate(wanted), np.concatenate(got), np.concatenate(truth) if truth else None)
 
 
@@ -127,6 +126,6 @@ def check_parity(parity: Parity, tolerance: float, max_drop: float | None) -> No
         assert parity.top1 is not None and parity.top1_model is not None
         raise ExportError(
             f"the quantized file loses {parity.drop:.2f} points of top-1 on {parity.images} validation images "
-            f"({100 * parity.top1_model:.2f} to {100 * parity.top1:.2f} %), more than --max-drop {max_drop:g}; nothing was "
-            "kept; more calibration images (--calibration), int8-dynamic or another --max-drop may do"
+            f"({100 * parity.top1_model:.2f} to {100 * parity.top1:.2f} %), more than --max-drop {max_drop:g}; nothing "
+            "was kept; more calibration images (--calibration), int8-dynamic or another --max-drop may do"
         )

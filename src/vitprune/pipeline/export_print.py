@@ -6,7 +6,7 @@ from vitprune.pipeline.export_settings import ExportResult
 
 
 def print_export(result: ExportResult) -> None:
-    """The comparison in lines, and the latencies as a table; "x" is the speed-up over PyTorch eager of the same batch."""
+    """The comparison in lines, and the latencies as a table; "x" is the speed-up over PyTorch eager."""
     from rich.console import Console
     from rich.table import Table
 
