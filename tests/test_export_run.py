@@ -150,16 +150,10 @@ def test_int8_that_loses_too_much_is_not_kept(refused, saved, image_folder, monk
     def blind(folder, threads):
         return lambda images: np.eye(3, dtype=np.float32)[np.zeros(len(images), int)] * np.float32(5)
 
-    top1 = vitprune.export(
-        saved, "float", "pt2", data=str(image_folder), settings=ExportSettings(latency_batches=())
-    ).parity.top1
     monkeypatch.setitem(FORMATS, "onnx", replace(right, open=blind))
     options = ("--quantize", "int8", "--data", image_folder, "--calibration", "32", "--out", "o")
-    if 100 * (top1 - 1 / 3) > 1:
-        assert "points of top-1 on 18 validation images" in refused(12, saved, *options)
-    else:
-        monkeypatch.setattr("vitprune.export.parity.Parity.drop", property(lambda _: 2.5))
-        assert "loses 2.50 points of top-1 on 18 validation images" in refused(12, saved, *options)
+    shown = refused(12, saved, *options)  # a third is right by chance; the random weights are right about more
+    assert "points of top-1 on 18 validation images" in shown and "to 33.33 %), more than --max-drop 1" in shown
 
 
 def test_too_few_calibration_images(refused, saved, image_folder):

@@ -11,12 +11,16 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
+from torch import nn
 
 import vitprune
 from conftest import TINY
 from vitprune.errors import StoreError
-from vitprune.pipeline.export_hub import public
-from vitprune.pipeline.export_settings import ExportSettings
+from vitprune.models import LoadedModel, parse
+from vitprune.pipeline.export_hub import facts, public
+from vitprune.pipeline.export_settings import Card, ExportSettings
+from vitprune.pipeline.opening import Opened
+from vitprune.preprocessing import Preprocessing
 from vitprune.store import FILES
 from vitprune.store.hub import repo_of
 
@@ -39,8 +43,6 @@ def saved(tmp_path_factory, image_folder) -> Path:
 @pytest.fixture(scope="module")
 def shared(saved, image_folder, tmp_path_factory) -> Path:
     """The folder that is uploaded."""
-    from vitprune.pipeline.export_settings import Card
-
     out = tmp_path_factory.mktemp("shared") / "out"
     card = Card("some-one/small-vit", "apache-2.0", "timm/vit_tiny")
     found = vitprune.export(saved, out, "hf", data=str(image_folder), settings=NONE, card=card)
@@ -79,9 +81,22 @@ def test_an_unknown_licence_is_said(tmp_path):
     assert "saved with vitprune" in (tmp_path / "o" / "README.md").read_text()
 
 
-def test_the_shipped_model_brings_its_licence(tmp_path):
-    found = vitprune.export("shipped:fmnist-vit", tmp_path / "o", "hf", settings=NONE)
-    assert found.about == {"license": "apache-2.0", "base_model": None} and found.notes == ()
+def test_licence_and_base_model_come_from_where_the_model_does(tmp_path):
+    def known(spec, config=None, card=None):
+        model = nn.Linear(1, 1)
+        model.pretrained_cfg = config
+        loaded = LoadedModel(model, parse(spec), Preprocessing((4, 4), (0.5,), (0.5,), channels=1), 1)
+        return facts(Opened(loaded), card or Card())[0]
+
+    timm = {"license": "apache-2.0", "hf_hub_id": "timm/", "architecture": "vit_tiny_patch16_224", "tag": "augreg"}
+    named = "timm/vit_tiny_patch16_224.augreg"
+    assert known("shipped:fmnist-vit") == {"license": "apache-2.0", "base_model": None}
+    assert known("timm:vit_tiny?pretrained=true", timm) == {"license": "apache-2.0", "base_model": named}
+    assert known("timm:vit_tiny", timm) == {"license": None, "base_model": None}
+    (tmp_path / "README.md").write_text("---\ntags: [vit]\nlicense: mit\n---\nlicense: gpl\n")
+    assert known(f"hf:{tmp_path}") == {"license": "mit", "base_model": None}
+    assert known("hf:some/vit") == {"license": None, "base_model": "some/vit"}
+    assert known("shipped:x", card=Card(None, "mit", "a/b")) == {"license": "mit", "base_model": "a/b"}
 
 
 @pytest.fixture
@@ -115,8 +130,8 @@ def test_load_from_the_hub(hub, saved, tmp_path):
     for name, revision in (("some-one/small-vit", None), ("hub:some-one/small-vit@v1", "v1")):
         assert torch.equal(vitprune.load(name)(x), vitprune.load(saved)(x))
         assert hub.pop() == {"repo": "some-one/small-vit", "revision": revision}
-        fetched = {str(p.relative_to(tmp_path / "cache" / str(revision))) for p in (tmp_path / "cache").rglob("*.*")}
-        assert {n for n in fetched if not n.startswith("..")} <= set(FILES)
+        folder = tmp_path / "cache" / str(revision)
+        assert {str(p.relative_to(folder)) for p in folder.rglob("*")} == set(FILES)
     opened = vitprune.load_model("hub:some-one/small-vit")
     assert torch.equal(opened.model(x), vitprune.load(saved)(x))
 

@@ -54,11 +54,11 @@ def export_hub(
 ) -> ExportResult:
     """The folder, loaded again and compared on `batches` before it is kept.
 
-    what: the images in words; data: the name of their set; metrics: what the folder that the model came from holds.
+    what: the images in words; data: the name of their set, as others may see it; metrics: what the folder that the model came from holds.
 
     Raises ExportError when what is loaded answers otherwise, StoreError when `out` is in use.
     """
-    plan = public_plan(opened, card)
+    plan, what = public_plan(opened, card), what if data is None else f"validation images of {data}"
     numbers = public(dict(metrics or {}))
     about, notes = facts(opened, card)
     with new_folder(out, force=force, marker=PLAN) as work:
