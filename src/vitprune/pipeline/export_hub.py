@@ -54,7 +54,8 @@ def export_hub(
 ) -> ExportResult:
     """The folder, loaded again and compared on `batches` before it is kept.
 
-    what: the images in words; data: the name of their set, as others may see it; metrics: what the folder that the model came from holds.
+    what: the images in words; data: the name of their set, as others may see it; metrics: what the folder that the
+    model came from holds.
 
     Raises ExportError when what is loaded answers otherwise, StoreError when `out` is in use.
     """
