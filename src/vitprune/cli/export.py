@@ -81,7 +81,7 @@ def export(
     settings = ExportSettings(format, quantize, batch, images, calibration, max_drop, sizes, compile, threads)
     reading = None
     if data is not None:
-        reading = DataSettings(data, None, val_fraction, workers, repeat_channels, val_images=images or None)
+        reading = DataSettings(data, None, val_fraction, workers, repeat_channels)
     given = any(value is not None for value in (repo, license, base_model))
     found = run_export(
         model,

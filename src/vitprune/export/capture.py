@@ -44,12 +44,15 @@ def capture(job: Job) -> torch.export.ExportedProgram:
     whole = ClassScores(job.model)
     with quiet(), torch.no_grad(), evaluating(whole):
         try:
-            return torch.export.export(whole, (images,), dynamic_shapes=free, strict=False)
+            program = torch.export.export(whole, (images,), dynamic_shapes=free, strict=False)
         except Exception as error:
             advice = "" if job.batch else "; a fixed batch size may do: --batch 1"
             raise ExportError(
                 f"torch.export cannot capture {name_of(job.model)}: {first_line(error)}{advice}"
             ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine, which files would carry along
+    return program
 
 
 def metadata(job: Job) -> str:

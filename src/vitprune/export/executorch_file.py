@@ -83,10 +83,8 @@ INFO = FormatInfo(
     "ExecuTorch program with XNNPACK, for phones and boards",
     FILE,
     extra="executorch",
-    packages=("executorch",),
+    packages=("executorch", "torchao"),
     int8=("int8", "int8-dynamic"),
-    int8_extra="executorch",
-    int8_packages=("torchao",),
     batch=1,
 )
 FORMAT = Format(INFO, write, run)

@@ -49,7 +49,7 @@ def write_float(job: Job, path: Path) -> None:
 
 
 def _finish(path: Path, job: Job) -> None:
-    """Names the free dim `batch`, and adds the metadata."""
+    """Names the free dim `batch`, and puts the metadata in the place of the exporter's own notes on every node."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -59,6 +59,8 @@ def _finish(path: Path, job: Job) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", dim.dim_param)
+    for noted in (model, graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node):
+        del noted.metadata_props[:]
     onnx.helper.set_model_props(model, {META: metadata(job)})
     onnx.save(model, path)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from vitprune.export import onnx_file
-from vitprune.export.capture import INPUT, OUTPUT, capture, first_line, metadata, name_of, quiet
+from vitprune.export.capture import first_line, metadata, name_of, quiet
 from vitprune.export.errors import ExportError
 from vitprune.export.types import Format, FormatInfo, Job, Runner
 
@@ -17,29 +17,26 @@ FILE = "model.xml"  # its weights lie beside it, in model.bin
 
 
 def write(job: Job, folder: Path) -> None:
-    """model.xml and model.bin in `folder`, weights in float32, or as the 8-bit ONNX file has them.
+    """model.xml and model.bin in `folder`, read from the ONNX file of the same job; no weights are made float16.
 
-    Raises ExportError when OpenVINO cannot translate the model.
+    OpenVINO's own converter of torch programs is left alone: it tells Intel of every conversion unless told not to.
+
+    Raises ExportError when OpenVINO cannot read the file.
     """
     import openvino
 
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        if job.quantize:
-            onnx_file.write(job, Path(work))
-            source: Any = str(Path(work) / onnx_file.FILE)
-        else:
-            source = capture(job)
+        onnx_file.write(job, Path(work))
         try:
             with quiet():
-                model = openvino.convert_model(source)
+                model = openvino.Core().read_model(Path(work) / onnx_file.FILE)
         except Exception as error:
-            raise ExportError(f"OpenVINO cannot translate {name_of(job.model)}: {first_line(error)}") from error
-        shape = [-1 if job.batch is None else job.batch, job.preprocessing.channels, *job.preprocessing.size]
-        model.reshape({model.input(0): openvino.PartialShape(shape)})
-        model.input(0).get_tensor().set_names({INPUT})
-        model.output(0).get_tensor().set_names({OUTPUT})
+            raise ExportError(
+                f"OpenVINO cannot read the ONNX file of {name_of(job.model)}: {first_line(error)}"
+            ) from error
         model.set_rt_info(metadata(job), ["vitprune"])
         openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+        del model  # it may hold on to the files that go now
 
 
 def run(folder: Path, threads: int) -> Runner:
@@ -61,9 +58,7 @@ INFO = FormatInfo(
     "OpenVINO model, for Intel's CPUs, GPUs and NPUs",
     FILE,
     extra="openvino",
-    packages=("openvino",),
+    packages=("openvino", *onnx_file.INFO.packages),
     int8=("int8",),
-    int8_extra="export",
-    int8_packages=("onnx", "onnxscript", "onnxruntime"),
 )
 FORMAT = Format(INFO, write, run)

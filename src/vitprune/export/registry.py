@@ -46,16 +46,11 @@ def check_quantization(info: FormatInfo, asked: str | None) -> Quantization | No
     raise ExportError(f"--format {info.name} has no {asked}{also}; formats that have it: {having}")
 
 
-def check_packages(info: FormatInfo, quantize: Quantization | None = None) -> None:
+def check_packages(info: FormatInfo) -> None:
     """Pass when the packages that a format needs are installed. Raises ExportError that names the extra otherwise."""
-    needs = [(info.extra, info.packages)]
-    if quantize:
-        needs.append((info.int8_extra, info.int8_packages))
-    for extra, packages in needs:
-        missing = [name for name in packages if find_spec(name) is None]
-        if missing:
-            what = f"{info.name} {quantize}" if packages is info.int8_packages else info.name
-            raise ExportError(
-                f"--format {what} needs {', '.join(missing)}, which cannot be imported here; "
-                f"install the extra: pip install 'vitprune[{extra}]'"
-            )
+    missing = [name for name in info.packages if find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"--format {info.name} needs {', '.join(missing)}, which cannot be imported here; "
+            f"install the extra: pip install 'vitprune[{info.extra}]'"
+        )

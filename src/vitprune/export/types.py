@@ -26,8 +26,6 @@ class FormatInfo:
     extra: str = ""  # of pyproject.toml, with the packages that it needs; "" for none
     packages: tuple[str, ...] = ()  # modules of that extra that must be there
     int8: tuple[Quantization, ...] = ()  # ways of quantization that it has
-    int8_extra: str = ""  # a further extra that quantization needs
-    int8_packages: tuple[str, ...] = ()
     batch: int | None = None  # images per call unless another number is asked for; None: any number
     tolerance: float = 1e-3  # of float32: largest difference of a score, as a share of the largest score
 

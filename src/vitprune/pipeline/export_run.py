@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,12 @@ def run_export(
     error nothing is left behind.
     """
     said = progress or Silent()
+    if data is not None and data.val_images is None:
+        data = replace(data, val_images=settings.images or None)
     chosen = None if settings.format == HUB else find_format(settings.format, (HUB,))
     info = HUB_INFO if chosen is None else chosen.info
     quantize = check_quantization(info, settings.quantize)
-    check_packages(info, quantize)
+    check_packages(info)
     if quantize and data is None:
         why = "its ranges are taken from" if quantize == "int8" else "it is judged by"
         raise ExportError(f"--quantize {quantize} needs --data: {why} real images")
