@@ -49,19 +49,17 @@ def made(
     for format in formats:
         chosen = FORMATS[format]
         for precision in ("float32", *chosen.info.int8):
-            for batch in given.batches if chosen.info.batch else (None,):
-                folder = work / f"{name}-{format}-{precision}-{batch}"
-                folder.mkdir()
-                quantize = None if precision == "float32" else precision
-                parts = np.split(ranges, len(ranges) // (batch or 32))
-                chosen.write(Job(model, subject.origin.preprocessing, (), batch, quantize, tuple(parts)), folder)
-                runner = chosen.open(folder, given.threads)
-                if batch in (None, chosen.info.batch):
-                    found = compare(model, runner, subject.test, batch=batch)
-                    row = {"model": name, "format": format, "precision": precision, "bytes": file_size(folder)}
-                    rows.append(row | found.to_json())
-                    print(rows[-1], flush=True)
-                yield Made(name, format, precision, batch, adapted(runner))
+            folder, batch = work / f"{name}-{format}-{precision}", chosen.info.batch
+            folder.mkdir()
+            quantize = None if precision == "float32" else precision
+            parts = np.split(ranges, len(ranges) // (batch or 32))
+            chosen.write(Job(model, subject.origin.preprocessing, (), batch, quantize, tuple(parts)), folder)
+            runner = chosen.open(folder, given.threads)
+            found = compare(model, runner, subject.test, batch=batch)
+            row = {"model": name, "format": format, "precision": precision, "bytes": file_size(folder)}
+            rows.append(row | found.to_json())
+            print(rows[-1], flush=True)
+            yield Made(name, format, precision, batch, adapted(runner))
 
 
 def timed(calls: Mapping[str, Any], image: Any, batch: int, threads: int) -> list[dict[str, Any]]:
@@ -156,7 +154,8 @@ def main() -> None:
         "model": f"{subject.label}, dense and with {100 * share:.1f} % of its MACs ({given.images} calibration images, "
         "no training)",
         "images": f"compared on {n:,} test images of {given.data}; ranges of int8 from {given.ranges} training images",
-        "latency": f"{TURNS} turns, all files of a batch size and PyTorch taking turns; OpenVINO computes in float32",
+        "latency": f"{TURNS} turns, all files of a batch size and PyTorch taking turns; OpenVINO computes in float32; "
+        "executorch's files take one image per call",
     }
     about |= {"runtimes": ", ".join(f"{name} {found}" for name in RUNTIMES if (found := installed(name)))}
     sections = ["## Answers", answers_table(answers), *(times_table(times, b) for b in given.batches), *left]

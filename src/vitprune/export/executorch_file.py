@@ -38,7 +38,7 @@ def write(job: Job, folder: Path) -> None:
 
 
 def _quantized(program: torch.export.ExportedProgram, job: Job) -> torch.export.ExportedProgram:
-    """The program with 8-bit linear and convolutional layers, weights per channel."""
+    """The program with 8-bit linear layers, weights per channel; everything else stays in float32."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -46,9 +46,8 @@ def _quantized(program: torch.export.ExportedProgram, job: Job) -> torch.export.
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     dynamic = job.quantize == "int8-dynamic"
-    quantizer = XNNPACKQuantizer().set_global(
-        get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
-    )
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+    quantizer = XNNPACKQuantizer().set_operator_type(torch.ops.aten.linear.default, config)
     prepared = prepare_pt2e(program.module(), quantizer)
     example = program.example_inputs
     assert example is not None
