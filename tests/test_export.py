@@ -130,6 +130,18 @@ def test_a_fixed_batch_stays_fixed(small: LoadedModel, tmp_path: Path) -> None:
     assert found.images == 5 and found.largest < 1e-5
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_large_models_keep_their_tensors_in_a_second_file(
+    small: LoadedModel, quantize: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitprune.export.onnx_file.PROTOBUF_LIMIT", 0)
+    chosen, ranges = FORMATS["onnx"], (images(8).numpy(),)
+    chosen.write(job(small, quantize=quantize, calibration=ranges), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    found = compare(small.model, chosen.open(tmp_path, 1), batches(16))
+    assert found.largest < (0.3 if quantize else 1e-5) and found.agreement > 0.8
+
+
 def test_linear_layers_alone_are_in_8_bits_with_ranges_of_the_images(small: LoadedModel, tmp_path: Path) -> None:
     """The range of what a layer reads is the mean of the batches' extremes; every row of a weight has its scale."""
     import onnx
