@@ -4,9 +4,10 @@
     python benchmarks/searched.py --model hf:DINOV2 --images 256 --val-images 2000 --drops 1 --seeds 0
     python benchmarks/searched.py --page-only
 
-Searches see validation images alone. Fixed ratios have the same scores, rotation, refit and calibration images; their
-curve is measured on the test images, and the fixed ratio that is as accurate as a searched model on these very images
-is found by bisection, being measured too. Cells are stored as they are measured.
+Searches see validation images alone. Fixed ratios have the same scores and calibration images, once with the same
+rotation and refit too, once as cut, as fixed ratios are elsewhere; their curve is measured on the test images, and the
+fixed ratio that is as accurate as a searched model on these very images is found by bisection, being measured too.
+Cells are stored as they are measured.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,20 @@ import torch
 from cells import Cells, wanted
 from one_shot import texts
 from record import mean_sd, parser, setting, table, write
+from searched_picture import Line, draw
 from subject import Subject, add_options
 
 import vitprune
 from vitprune.errors import VitpruneError
+from vitprune.normal import Z95
 from vitprune.pipeline.search_settings import SearchSettings
 from vitprune.pipeline.setup import DataSettings
 from vitprune.progress import make_progress
 from vitprune.rotate import ordered
 
 SPACES = {"attention, MLP": ("mlp", "qk", "v"), "and residual": ("mlp", "qk", "v", "residual")}
-GRID = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.32, 0.29, 0.26, 0.23, 0.2)
+FIXED = (("uniform", "attention, MLP"), ("uniform", "and residual"), ("uniform as cut", "attention, MLP"))
+GRID = (0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.32, 0.29, 0.26, 0.23, 0.2)
 SCORE = "output-error"
 EQUAL = 0.1  # points within which two accuracies are equal
 STEPS = 5  # of the bisection between two fixed ratios
@@ -91,11 +96,11 @@ class Bench:
             }  # fmt: skip
         self._put(settings, values)
 
-    def fixed(self, space: str, macs: float, seed: int) -> Row:
+    def fixed(self, way: str, space: str, macs: float, seed: int) -> Row:
         """The uniform ratio of these kinds that costs at most so much."""
         settings = {
             **self.subject.settings,
-            "way": "uniform",
+            "way": way,
             "space": space,
             "asked": f"macs={macs:.4f}",
             "seed": seed,
@@ -103,42 +108,45 @@ class Bench:
         found = self.cells.get(settings)
         if found is not None:
             return found
-        graph, kinds, batches = self.subject.graph, SPACES[space], self._batches(seed)
+        graph, kinds, batches, origin = self.subject.graph, SPACES[space], self._batches(seed), self.subject.origin
+        whole = way == "uniform"
         rotated = self._once(
-            ("rotated", space, seed), lambda: vitprune.rotate(self.subject.origin, graph, batches, kinds)
+            ("rotated", space, seed, whole),
+            lambda: vitprune.rotate(origin, graph, batches, kinds) if whole else origin.model,
         )
         scores = self._once(
-            ("scores", space, seed),
+            ("scores", space, seed, whole),
             lambda: ordered(vitprune.score(graph, rotated, SCORE, seed, batches, kinds=kinds), rotated),
         )
         plan = vitprune.allocate(graph, scores, f"macs={macs}", scope="local", kinds=kinds)
         small = vitprune.shrink(rotated, graph, plan)
-        vitprune.refit(rotated, small, graph, plan, batches)
+        if whole:
+            vitprune.refit(rotated, small, graph, plan, batches)
         values = {name: plan.obtained[name]["ratio"] for name in ("macs", "params")}
         values["top1"] = self.subject.top1(small)
         self._put(settings, values)
         return values
 
-    def curve(self, space: str, seed: int) -> list[Row]:
+    def curve(self, way: str, space: str, seed: int) -> list[Row]:
         """The uniform ratio over the grid."""
         found = []
         for macs in GRID:
             try:
-                found.append(self.fixed(space, macs, seed))
+                found.append(self.fixed(way, space, macs, seed))
             except VitpruneError as error:  # out of reach
-                self.progress.line(f"uniform {space} {macs}: {error}")
+                self.progress.line(f"{way} {space} {macs}: {error}")
         return found
 
-    def level(self, space: str, top1: float, seed: int) -> Row | None:
+    def level(self, way: str, space: str, top1: float, seed: int) -> Row | None:
         """The cheapest measured uniform ratio within EQUAL points, else one bisected towards; None off the grid."""
-        curve = sorted(self.curve(space, seed), key=lambda r: r["macs"])
+        curve = sorted(self.curve(way, space, seed), key=lambda r: r["macs"])
         near = [r for r in curve if abs(r["top1"] - top1) <= EQUAL / 100]
         above = next((i for i, r in enumerate(curve) if r["top1"] >= top1), None)
         if near or not above:  # the curve is not monotone: what is cheaper and as good counts
             return near[0] if near else None
         low, high = curve[above - 1], curve[above]
         for _ in range(STEPS):
-            middle = self.fixed(space, (low["macs"] + high["macs"]) / 2, seed)
+            middle = self.fixed(way, space, (low["macs"] + high["macs"]) / 2, seed)
             if abs(middle["top1"] - top1) <= EQUAL / 100:
                 return middle
             low, high = (middle, high) if middle["top1"] < top1 else (low, middle)
@@ -160,25 +168,25 @@ class Bench:
 
 def page(bench: Bench, dense: float) -> list[str]:
     """Searched models, each beside the fixed ratios of its seed."""
-    lines, every, blocks = [], [], []
-    rows = [r for r in bench.cells if bench.subject.owns(r) and r["way"] not in ("dense", "uniform")]
+    lines, every, blocks, drawn = [], [], [], []
+    rows = [r for r in bench.cells if bench.subject.owns(r) and r["way"] not in ("dense", "uniform", "uniform as cut")]
     keys = list(dict.fromkeys((r["way"], r["per"], r["space"], r["asked"]) for r in rows))
     for key in keys:
         mine = [r for r in rows if (r["way"], r["per"], r["space"], r["asked"]) == key]
-        shares: dict[str, list[float]] = {space: [] for space in SPACES}
+        shares: dict[tuple[str, str], list[float]] = {which: [] for which in FIXED}
         gains: list[float] = []
         for r in mine:
-            level = {space: bench.level(space, r["top1"], r["seed"]) for space in SPACES}
-            same = bench.fixed("attention, MLP", round(r["macs"], 3), r["seed"]) if r["macs"] > 0.25 else None
-            for space, row in level.items():
+            level = {which: bench.level(*which, r["top1"], r["seed"]) for which in FIXED}
+            same = bench.fixed(*FIXED[0], round(r["macs"], 3), r["seed"]) if r["macs"] > 0.25 else None
+            for which, row in level.items():
                 if row is not None:
-                    shares[space].append(100 * r["macs"] / row["macs"])
+                    shares[which].append(100 * r["macs"] / row["macs"])
             if same is not None:
                 gains.append(100 * (r["top1"] - same["top1"]))
             cells = [f"{100 * row['macs']:.1f} ({100 * row['top1']:.2f})" if row else "-" for row in level.values()]
             every.append(
                 [*key, r["seed"], f"{100 * r['top1']:.2f}", f"{100 * r['macs']:.1f}", *cells, r["probes"],
-                 f"{r['probe_seconds'] / 60:.1f}", f"{r['val_lost']:.2f} ± {1.96 * r['val_error']:.2f}"]
+                 f"{r['probe_seconds'] / 60:.1f}", f"{r['val_lost']:.2f} ± {Z95 * r['val_error']:.2f}"]
             )  # fmt: skip
         lines.append(
             [*key, len(mine), mean_sd([100 * (dense - r["top1"]) for r in mine], 2),
@@ -186,18 +194,24 @@ def page(bench: Bench, dense: float) -> list[str]:
         )  # fmt: skip
         best = mine[0]
         blocks.append(f"{', '.join(key)}, seed {best['seed']}: " + _widths(bench, best["sizes"]))
+        drawn.append(Line(", ".join(key), tuple(r["sizes"] for r in mine)))
+    picture = f"{date.today().isoformat()}-searched-{bench.subject.label}.png"
+    draw(bench.subject.graph, drawn, bench.given.out / picture)
     return [
         f"Dense: {100 * dense:.2f} %. Means over seeds, ± their standard deviation. MACs in percent of the dense "
         f"model's; then in percent of those of the fixed ratio that is as accurate (published: {ANCHOR} %, aim: "
-        f"{AIM:g} %): one ratio for attention and MLPs, or for these and the residual width. Last: points of top-1 "
-        "more than the fixed ratio of attention and MLPs at equal MACs, where it reaches them.",
+        f"{AIM:g} %): one ratio for attention and MLPs, or for these and the residual width, both rotated and refitted "
+        "as the searched model is, and one ratio for attention and MLPs as cut. Last: points of top-1 more than the "
+        "first of them at equal MACs, where it reaches these.",
         table(["method", "per", "space", "asked", "seeds", "points lost, test", "MACs", "of uniform's",
-               "of uniform's with residual", "points more at equal MACs"], lines),
+               "of uniform's with residual", "of uniform's as cut", "points more at equal MACs"], lines),
         "Every search. Fixed ratios: MACs (and top-1) of the one that is as accurate on the test images, within "
         f"{EQUAL} points where there is one. Minutes are of the clock, pauses of a shared machine included:",
-        table(["method", "per", "space", "asked", "seed", "top-1", "MACs", "uniform", "uniform with residual", "probes",
+        table(["method", "per", "space", "asked", "seed", "top-1", "MACs", "uniform", "uniform with residual",
+               "uniform as cut", "probes",
                "minutes of probes", "points lost, validation"], every),
-        "What was found, sizes that stay per block:",
+        f"![Share of each kind that stays, block by block]({picture})",
+        "What was found, sizes that stay per block; the picture shows the mean over seeds, with smallest and largest:",
         "\n".join(f"- {text}" for text in blocks),
     ]  # fmt: skip
 

@@ -68,7 +68,7 @@ def test_target_parses(text, metric, value, absolute):
         ("macs=half", "is not understood"),
         ("macs=0.5X", "is not understood"),
         ("macs=1e", "is not understood"),
-        ("flops=0.5", "metric must be one of macs, params, latency, but got 'flops'"),
+        ("flops=0.5", "metric must be one of macs, params, latency, units, but got 'flops'"),
         ("macs=0", "must be above 0, but got macs=0"),
         ("macs=-0.5", "must be above 0, but got macs=-0.5"),
         ("macs=-5G", "must be above 0"),

@@ -17,6 +17,7 @@ from vitprune.pipeline import compare_run
 from vitprune.pipeline.cells import ComparisonError, cells_of
 from vitprune.pipeline.compare_folder import CompareFolder
 from vitprune.pipeline.locks import locked
+from vitprune.pipeline.measure import Measured
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings
 from vitprune.progress import Silent
@@ -225,14 +226,14 @@ def test_the_dense_model_is_measured_once_for_the_same_images(
     rows = []
 
     def row(*_: Any) -> Any:
-        rows.append(vitprune.report.Row("dense", 1, 2, 0.5 + len(rows)))
+        rows.append(Measured(vitprune.report.Row("dense", 1, 2, 0.5 + len(rows))))
         return rows[-1]
 
-    monkeypatch.setattr(compare_run, "dense_row", row)
+    monkeypatch.setattr(compare_run, "measured_dense", row)
     folder, data = CompareFolder(tmp_path), DataSettings("fashion-mnist-sample", limit)
     cells = cells_of({"a": PruneSettings(None, "lamp")}, ["macs=0.5"], [0, 1], None, {}, taught=True)
     for _ in range(2):
         dense = compare_run._Dense(folder, "shipped:fmnist-vit", data, "cpu", False, None, Silent())
         with folder.entered({}, {}, "", force=False):
-            got = [dense.row(cell) for cell in cells]
+            got = [dense.measured(cell) for cell in cells]
         assert len(rows) == measured and got == [rows[0], rows[-1]]

@@ -234,8 +234,8 @@ def test_randaugment_at_its_largest_magnitude() -> None:
 
 def test_what_does_not_apply_to_images_in_memory_is_said(tmp_path: Path) -> None:
     write_fashion(tmp_path)
-    data = open_data(f"fashion-mnist:{tmp_path}", GREY, augment=AugmentSettings(randaugment=9, color_jitter=0.1))
-    assert any("color_jitter, randaugment are for image files and not applied" in note for note in data.notes)
+    data = open_data(f"fashion-mnist:{tmp_path}", GREY, augment=AugmentSettings(randaugment=9, hue=0.1))
+    assert any("hue, randaugment are for image files and not applied" in note for note in data.notes)
 
 
 def test_a_pass_may_leave_out_batches_that_were_had_before(tmp_path: Path) -> None:

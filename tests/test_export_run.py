@@ -83,17 +83,17 @@ def refused(command):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("--format", "onxx"), 12, "did you mean onnx?"),
-        (("--format", "pt2", "--quantize", "int8"), 12, "formats that have it: onnx, openvino, executorch"),
-        (("--format", "hf", "--quantize", "int8"), 12, "hf has no int8"),
-        (("--format", "onnx", "--quantize", "int4"), 12, "int8, int8-dynamic, but got 'int4'"),
-        (("--quantize", "int8"), 12, "needs --data: its ranges are taken from real images"),
-        (("--quantize", "int8-dynamic"), 12, "needs --data: it is judged by real images"),
-        (("--format", "pt2", "--license", "mit"), 12, "are for --format hf, but the format is pt2"),
-        (("--format", "hf", "--repo", "mine"), 12, "--repo must be OWNER/NAME"),
-        (("--format", "hf", "--license", "my own"), 12, "such as apache-2.0 or mit, but got 'my own'"),
-        (("--format", "hf", "--batch", "2"), 12, "--batch is for files that other runtimes run"),
-        (("--format", "pt2", "--max-drop", "-1"), 12, "max_drop must be at least 0, but got -1"),
+        (("--format", "onxx"), 13, "did you mean onnx?"),
+        (("--format", "pt2", "--quantize", "int8"), 13, "formats that have it: onnx, openvino, executorch"),
+        (("--format", "hf", "--quantize", "int8"), 13, "hf has no int8"),
+        (("--format", "onnx", "--quantize", "int4"), 13, "int8, int8-dynamic, but got 'int4'"),
+        (("--quantize", "int8"), 13, "needs --data: its ranges are taken from real images"),
+        (("--quantize", "int8-dynamic"), 13, "needs --data: it is judged by real images"),
+        (("--format", "pt2", "--license", "mit"), 13, "are for --format hf, but the format is pt2"),
+        (("--format", "hf", "--repo", "mine"), 13, "--repo must be OWNER/NAME"),
+        (("--format", "hf", "--license", "my own"), 13, "such as apache-2.0 or mit, but got 'my own'"),
+        (("--format", "hf", "--batch", "2"), 13, "--batch is for files that other runtimes run"),
+        (("--format", "pt2", "--max-drop", "-1"), 13, "max_drop must be at least 0, but got -1"),
         (("--format", "pt2", "--data", "nowhere"), 4, "no folder nowhere"),
     ],
 )
@@ -137,8 +137,8 @@ def test_a_file_that_differs_is_not_kept(command, refused, saved, monkeypatch):
         return lambda images: runner(images) * np.float32(1.002)
 
     monkeypatch.setitem(FORMATS, "pt2", replace(right, open=wrong))
-    assert "differ by up to 0.002 of the largest" in refused(12, saved, "--format", "pt2", "--out", "o", "--force")
-    assert "nothing was kept" in refused(12, saved, "--format", "pt2", "--out", "new")
+    assert "differ by up to 0.002 of the largest" in refused(13, saved, "--format", "pt2", "--out", "o", "--force")
+    assert "nothing was kept" in refused(13, saved, "--format", "pt2", "--out", "new")
     assert {p.name: p.read_bytes() for p in Path("o").iterdir()} == before
 
 
@@ -152,13 +152,13 @@ def test_int8_that_loses_too_much_is_not_kept(refused, saved, image_folder, monk
 
     monkeypatch.setitem(FORMATS, "onnx", replace(right, open=blind))
     options = ("--quantize", "int8", "--data", image_folder, "--calibration", "32", "--out", "o")
-    shown = refused(12, saved, *options)  # a third is right by chance; the random weights are right about more
+    shown = refused(13, saved, *options)  # a third is right by chance; the random weights are right about more
     assert "points of top-1 on 18 validation images" in shown and "to 33.33 %), more than --max-drop 1" in shown
 
 
 def test_too_few_calibration_images(refused, saved, image_folder):
     pytest.importorskip("onnxruntime")
-    shown = refused(12, saved, "--quantize", "int8", "--data", image_folder, "--calibration", "8")
+    shown = refused(13, saved, "--quantize", "int8", "--data", image_folder, "--calibration", "8")
     assert "--calibration must be at least the batch size, 32, but there are 8 images" in shown
 
 

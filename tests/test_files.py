@@ -1,10 +1,14 @@
 import errno
 import os
 import resource
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from vitprune.errors import StoreError
+from vitprune.exchange import exchange
 from vitprune.files import check_free, new_folder, write_text
 
 
@@ -92,6 +96,7 @@ def test_an_interrupt_leaves_what_was_there(tmp_path, error, force):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_failing_rename_restores_the_old_folder(tmp_path, monkeypatch, force):
+    monkeypatch.setattr("vitprune.files.exchange", lambda *_: False)  # a system that cannot
     if force:
         write(tmp_path / "out", "old")
     rename = os.rename
@@ -107,6 +112,30 @@ def test_a_failing_rename_restores_the_old_folder(tmp_path, monkeypatch, force):
     assert names(tmp_path) == (["out"] if force else [])
     if force:
         assert (tmp_path / "out" / "plan.json").read_text() == "old"
+
+
+def test_folders_trade_names_in_one_step(tmp_path, monkeypatch):
+    write(tmp_path / "out", "old")
+    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("a moment without a folder"))
+    write(tmp_path / "out", "new", force=True)
+    assert (tmp_path / "out" / "plan.json").read_text() == "new" and names(tmp_path) == ["out"]
+    (tmp_path / "one").mkdir()
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "one", tmp_path / "nothing")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    write(tmp_path / "out", "old")
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = tmp_path / f".out.partial-{socket.gethostname()}-{gone.stdout.strip()}-x"
+    others = [
+        f".out.partial-elsewhere-{gone.stdout.strip()}-x",
+        f".out.partial-{socket.gethostname()}-{os.getppid()}-x",
+    ]
+    for name in (left.name, *others):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "out", "new", force=True)
+    assert names(tmp_path) == sorted([*others, "out"])
 
 
 def test_full_disk_gives_one_message_and_no_folder(tmp_path):

@@ -12,7 +12,8 @@ import vitprune
 ROOT = Path(vitprune.__file__).parent
 LAYERS = (
     {"preprocessing", "processes", "progress"}
-    | {"arrays", "compose", "differences", "errors", "files", "modes", "plan", "planjson"},
+    | {"arrays", "compose", "differences", "errors", "exchange", "files", "modes", "normal", "plan", "planjson"}
+    | {"shortage"},
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "export", "store", "report"},

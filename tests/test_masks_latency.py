@@ -16,7 +16,7 @@ import torch
 
 import vitprune
 from conftest import TINY
-from latency_parts import HALF, CountingClock, make_tiny, spaced
+from latency_parts import CountingClock, make_tiny, spaced
 from masks_parts import SETTINGS, pictures
 from vitprune.allocate import Target
 from vitprune.data import open_data
@@ -286,9 +286,6 @@ def test_out_of_reach_is_said_before_the_search(tiny: SimpleNamespace, monkeypat
         learn(tiny, Pressure(target=Target.parse("latency=0.001x")), kinds=("mlp",))
     with pytest.raises(TargetError, match="above the dense model's latency"):
         learn(tiny, Pressure(target=Target.parse("latency=9s")), kinds=("mlp",))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(MaskError, match="latency is measured in one process"):
-        learn(tiny, Pressure(target=HALF))
 
 
 def test_a_resumed_search_keeps_the_goal_that_it_began_with(tiny: SimpleNamespace) -> None:

@@ -66,12 +66,13 @@ def test_gradients_may_be_views_of_buckets(together: Path) -> None:
 def test_all_processes_raise_the_same(together: Path) -> None:
     first, second = ((together / f"errors-{rank}.txt").read_text() for rank in range(2))
     assert first == second
-    parted, poisoned, changed, few = first.splitlines()
+    parted, poisoned, changed, few, slow = first.splitlines()
     assert parted.startswith("all processes must end the search with the same plan, but process 1 keeps other units of")
     assert poisoned.startswith("the loss became nan at step 6; ")
     assert [p.name for p in (together / "poisoned" / "search").iterdir()] == ["epoch-00000"]
     assert "other settings of masks (mask_lr, search.lr); give another folder" in changed
     assert few.startswith("2 processes need an image each, but there are 1 training images; launch fewer processes")
+    assert slow.startswith("target latency=0.001x cannot be reached: the smallest reachable with kinds")
 
 
 @pytest.mark.slow

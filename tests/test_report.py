@@ -51,6 +51,7 @@ def test_rows_as_text():
         "macs": "20.00 M (50%)",
         "latency_ms": "1.50 (75%)",
         "latency32_ms": "-",
+        "memory_mib": "-",
         "bytes": "-",
     }
     assert ROWS[1].to_json() == {

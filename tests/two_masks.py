@@ -17,9 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import parallel
 
+from latency_parts import CountingClock
 from masks_parts import SETTINGS, TINY, pictures
 from matrix import Traced, traced
 from vitprune.allocate import Target
+from vitprune.errors import TargetError
+from vitprune.latency import table
 from vitprune.masks import Gates, MaskError, MaskResult, MaskSettings, Pressure, Search, train_masks, vtp
 from vitprune.processes import rank
 from vitprune.recover import TrainError
@@ -34,9 +37,12 @@ CASES: dict[str, MaskSettings] = {
     "residual": replace(WEIGHED, search=replace(SHORT, epochs=4, accumulate=2)),
     "hard-concrete": replace(PLAIN, relaxation="hard-concrete", kinds=("residual", "mlp")),
     "top-k": replace(PLAIN, relaxation="top-k"),
+    "latency": replace(PLAIN, pressure=Pressure(target=Target("latency", 0.7)), kinds=("mlp", "qk", "v")),
     "vtp": replace(vtp(SHORT, rate=0.4, mask_lr=0.05, closings=2), finetune=None),
 }
+OUT_OF_REACH = replace(PLAIN, pressure=Pressure(target=Target("latency", 0.001)))
 Seen = dict[str, Tensor]
+table.POINTS = {0: 1, 1: 5, 2: 3, 3: 2}  # small tables
 
 
 @cache
@@ -69,12 +75,13 @@ def run(
         gates.refresh()
         begin(self, gates, *rest, **more)
 
-    train, val = pictures(images, batch_size=4 * factor), pictures(16, shuffle=False)
+    train, val, clock = pictures(images, batch_size=4 * factor), pictures(16, shuffle=False), CountingClock()
     with replaced("__init__", kept):
         result = train_masks(
             copy.deepcopy(ready().model), ready().graph, train, val, settings,
-            example=MODELS[TINY].example(2), checkpoint_dir=folder,
+            example=MODELS[TINY].example(2), checkpoint_dir=folder, clock=clock,
         )  # fmt: skip
+    assert (clock.compared > 0) == (settings.pressure.measured == "latency" and rank() == 0)  # one measures for all
     return result, {"alpha": seen["gates"].alpha.detach().clone(), "hard": seen["gates"].hard.clone()}
 
 
@@ -133,11 +140,12 @@ def refusals(out: Path) -> list[str]:
         (WEIGHED, poison, {"folder": out / "poisoned"}),
         (other, AFTER, {"folder": out / "poisoned"}),
         (PLAIN, AFTER, {"images": 1}),
+        (OUT_OF_REACH, AFTER, {}),
     ):
         try:
             with replaced("after_step", hooked):
                 run(settings, **more)  # type: ignore[arg-type]
-        except (MaskError, TrainError) as error:
+        except (MaskError, TargetError, TrainError) as error:
             found.append(str(error))
     return found
 

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Target", "VitpruneError", "allocate", "compare", "export", "load", "load_model", "prune"]
+__all__ = ["Plan", "Target", "VitpruneError", "allocate", "compare", "dg", "export", "load", "load_model", "prune"]
 __all__ += ["refit", "rotate", "save", "score", "search", "shrink", "sweep", "trace"]
 _API = "vitprune.pipeline.api"
 # each is a sub-package, and a function of the public interface
@@ -31,6 +31,7 @@ _PLACES = {
     "Target": "vitprune.allocate",
     "VitpruneError": "vitprune.errors",
     "compare": _API,
+    "dg": _API,
     "load": _API,
     "load_model": _API,
     "prune": _API,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitprune.errors import StoreError
+from vitprune.exchange import exchange
 
 
 def check_free(target: Path, *, force: bool, marker: str) -> None:
@@ -36,7 +38,8 @@ def new_folder(target: Path, *, force: bool = False, marker: str = "plan.json") 
     """A temporary folder beside `target` that takes its name when the block ends well.
 
     On any exception, Ctrl-C included, the temporary folder is removed and an old folder stays as it was. With `force`
-    an old folder is moved aside before and removed after.
+    an old folder trades names with the new one, in one step where the system can, and is removed after. What a killed
+    process of this machine left behind for the same target is removed too.
 
     Raises StoreError when the target is in use (see `check_free`) or cannot be written (disk full, no permission).
     """
@@ -44,7 +47,8 @@ def new_folder(target: Path, *, force: bool = False, marker: str = "plan.json") 
     check_free(target, force=force, marker=marker)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        _tidy(target)
+        work = Path(tempfile.mkdtemp(prefix=f"{_prefix(target)}{os.getpid()}-", dir=target.parent))
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
     try:
@@ -93,6 +97,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 def _replace(work: Path, target: Path) -> None:
     old: Path | None = None
     if target.exists() and any(target.iterdir()):
+        if exchange(work, target):
+            with suppress(OSError):
+                _sync_path(target.parent)
+            return  # the old one goes as the temporary one
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
         try:
             os.rename(target, old)  # over the empty folder just made
@@ -110,6 +118,22 @@ def _replace(work: Path, target: Path) -> None:
         _sync_path(target.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _prefix(target: Path) -> str:
+    """Of the names of temporary folders that this machine makes."""
+    return f".{target.name}.partial-{socket.gethostname()}-"
+
+
+def _tidy(target: Path) -> None:
+    """Removes temporary folders whose process is gone."""
+    prefix, processes = _prefix(target), Path("/proc")
+    if not (processes / str(os.getpid())).exists():
+        return  # another system
+    for left in target.parent.iterdir():
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if left.name.startswith(prefix) and pid.isdecimal() and not (processes / pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _share(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from reprlib import repr as shown  # short, whatever the value
 from typing import Any
 
 from vitprune.errors import ModelError
@@ -11,6 +12,7 @@ from vitprune.errors import ModelError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+MAX_VALUES = 2**26  # of one image: more than any such model takes, and no more than memory holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,17 @@ class Preprocessing:
                 f"mean and std need one value per channel: {self.channels} channel(s), "
                 f"but got {len(self.mean)} and {len(self.std)} values"
             )
+        values = self.channels * self.size[0] * self.size[1]
+        if values > MAX_VALUES:
+            raise ModelError(
+                f"an image may have at most {MAX_VALUES} values, but size {self.size} with {self.channels} channel(s) "
+                f"has {values}"
+            )
         if min(self.size) < 1 or not 0 < self.crop_pct <= 1 or min(self.std) <= 0:
             raise ModelError(f"preprocessing out of range: size {self.size}, crop {self.crop_pct}, std {self.std}")
         if self.interpolation not in INTERPOLATIONS:
-            raise ModelError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but got {self.interpolation}")
+            known = ", ".join(INTERPOLATIONS)
+            raise ModelError(f"interpolation must be one of {known}, but got {shown(self.interpolation)}")
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `from_json` gives an equal value."""
@@ -57,7 +66,7 @@ class Preprocessing:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ModelError):
                 raise
-            raise ModelError(f"preprocessing needs size, mean and std, but got {dict(fields)!r}") from error
+            raise ModelError(f"preprocessing needs size, mean and std, but got {shown(dict(fields))}") from error
 
 
 def fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

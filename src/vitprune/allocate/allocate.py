@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from vitprune.allocate.again import capped, known_scores
 from vitprune.allocate.ranking import Cluster, Steps, rank_steps, top_units
 from vitprune.allocate.ratios import apply_ratios, check_effect, check_kind, check_ratios, shares_of_groups
 from vitprune.allocate.solve import Cost, fit_budget, sizes_after
-from vitprune.allocate.target import Target, human
+from vitprune.allocate.target import COUNTED, Target, human
 from vitprune.allocate.widths import Minimum, check_minimum, least, permitted_sizes
 from vitprune.arrays import Ints, Scores
 from vitprune.errors import TargetError
@@ -65,7 +65,8 @@ def allocate(
     ratios: per kind the share of units that stays, fixed; the other kinds make up for the rest of the target.
     layer_ratios: the same per pattern of group names, of which the first that matches a group counts; the nearest size
     that the rounding permits (see `apply_ratios`). It goes before the ratio of the group's kind.
-    target: None when the ratios alone decide; nothing else then shrinks.
+    target: None when the ratios alone decide; nothing else then shrinks. Units are those of the groups that may shrink,
+    in every lane (head).
     inexact: let groups shrink for which masking and removal differ.
     within: an earlier plan of this graph; what it removed stays removed, and groups without scores keep its units.
 
@@ -93,10 +94,14 @@ def allocate(
         inexact=inexact,
         within=within,
     )
-    sizes = (
-        sizes_after(space.clusters, space.steps, len(space.steps.cluster)) if wanted is None else _reach(space, wanted)
-    )
-    return plan_at(space, sizes, {} if wanted is None else {wanted.metric: wanted.value})
+    if wanted is None:
+        return plan_at(space, sizes_after(space.clusters, space.steps, len(space.steps.cluster)), {})
+    sizes = _reach(space, wanted)
+    plan = plan_at(space, sizes, {wanted.metric: wanted.value})
+    if wanted.metric != COUNTED:
+        return plan
+    value, dense = (_units(space.clusters)(n) for n in (sizes, _full(space.clusters)))
+    return replace(plan, obtained={**plan.obtained, COUNTED: {"value": value, "dense": dense, "ratio": value / dense}})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,14 +276,29 @@ def _clusters(
     return clusters, notes
 
 
+def _units(clusters: Sequence[Cluster]) -> Callable[[Ints], float]:
+    """Counts the units of groups that may shrink, in every lane, at the clusters' sizes."""
+    lanes = np.array([sum(g.lanes for g in c.groups) for c in clusters], dtype=np.int64)
+    return lambda sizes: float((lanes * sizes).sum())
+
+
+def _full(clusters: Sequence[Cluster]) -> Ints:
+    """The clusters' sizes in the dense model."""
+    return np.array([c.groups[0].size for c in clusters], dtype=np.int64)
+
+
 def _reach(space: Choices, target: Target) -> Ints:
     graph, clusters, steps = space.graph, space.clusters, space.steps
     kinds, round_to, notes = (space.settings[name] for name in ("kinds", "round_to", "notes"))
     inside = {g.name for c in clusters for g in c.groups}
     keep = {name: size for name, size in space.full.items() if name not in inside}
-    polynomial = graph.macs if target.metric == "macs" else graph.params
-    cost = Cost(polynomial, clusters, keep)
-    dense = round(polynomial.evaluate(graph.sizes()))
+    cost: Callable[[Ints], float]
+    if target.metric == COUNTED:
+        cost = _units(clusters)
+        dense = round(cost(_full(clusters)))
+    else:
+        polynomial = graph.macs if target.metric == "macs" else graph.params
+        cost, dense = Cost(polynomial, clusters, keep), round(polynomial.evaluate(graph.sizes()))
     budget = target.budget(dense)
     sizes = fit_budget(clusters, steps, cost, budget)
     if sizes is None:

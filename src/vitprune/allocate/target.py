@@ -9,8 +9,9 @@ from typing import Literal, cast, get_args
 
 from vitprune.errors import TargetError
 
-Metric = Literal["macs", "params", "latency"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
+Metric = Literal["macs", "params", "latency", "units"]
+COUNTED: Metric = "units"  # a share of the units themselves, which is no cost
+METRICS: tuple[Metric, ...] = tuple(m for m in get_args(Metric) if m != COUNTED)  # costs
 SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 MILLISECONDS = {"ms": 1.0, "s": 1e3}
 _FORM = (
@@ -21,17 +22,21 @@ _FORM = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A budget: MACs and parameters never exceed it, a measured latency meets it."""
+    """A budget: MACs, parameters and units never exceed it, a measured latency meets it."""
 
     metric: Metric
     value: float  # a ratio in (0, 1]; when absolute MACs per image, parameters, or ms of the whole batch
     absolute: bool = False
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise TargetError(f"target metric must be one of {', '.join(METRICS)}, but got {self.metric!r}; {_FORM}")
+        if self.metric not in get_args(Metric):
+            raise TargetError(
+                f"target metric must be one of {', '.join(get_args(Metric))}, but got {self.metric!r}; {_FORM}"
+            )
         if not math.isfinite(self.value) or self.value <= 0:
             raise TargetError(f"target must be above 0, but got {self.metric}={self.value:g}; {_FORM}")
+        if self.absolute and self.metric == COUNTED:
+            raise TargetError(f"units are asked for as a share, such as units=0.5, but got units={self.value:g}")
         if not self.absolute and self.value > 1:
             suffix = "ms or s" if self.metric == "latency" else "k, M, G or T"
             raise TargetError(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitprune.cli import compare, export, look, prune, search, sweep, train
+from vitprune.cli import compare, dg, export, look, prune, report, search, sweep, train
 from vitprune.cli.run import catch_termination, reported
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "search": search.search,
     "sweep": sweep.sweep,
     "compare": compare.compare,
+    "dg": dg.dg,
+    "report": report.report,
     "train": train.train,
     "finetune": train.finetune,
     "eval": look.evaluate,

@@ -9,7 +9,7 @@ import typer
 
 from vitprune.cli import options as o
 from vitprune.cli.config import read_config
-from vitprune.cli.run import print_json
+from vitprune.cli.run import command_line, print_json
 
 
 def compare(
@@ -64,6 +64,7 @@ def compare(
         force=force,
         resume=resume,
         upkeep=upkeep,
+        command=command_line(),
         **asked.how,
     )
     if json:

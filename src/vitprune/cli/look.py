@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,15 +12,34 @@ from vitprune.cli.run import print_json
 from vitprune.errors import TargetError
 
 
-def inspect(model: o.Model, allow_module: o.AllowModule = None, json: o.Json = False) -> None:
+def inspect(
+    model: o.Model,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write it as a page, pictures beside it.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an older page.")] = False,
+    allow_module: o.AllowModule = None,
+    json: o.Json = False,
+) -> None:
     """What can be removed from MODEL, block by block, what it costs, and what must stay and why."""
-    from vitprune.pipeline.inspect_run import print_inspection, run_inspect
+    from vitprune.pipeline.inspect_run import inspect_model, print_inspection
 
-    found = run_inspect(model, allow_module)
+    if html is not None:
+        from vitprune.pipeline.report_run import check_out
+
+        check_out(html, force=force)  # before the model is traced
+    found, plan = inspect_model(model, allow_module)
+    if html is not None:
+        from vitprune.pipeline.inspect_page import write_inspection
+
+        write_inspection(found, plan, html, force=force)
     if json:
         print_json(found.to_json())
     else:
         print_inspection(found)
+        if html is not None:
+            print(f"saved: {html}")
 
 
 def evaluate(

@@ -9,7 +9,7 @@ import typer
 
 from vitprune.cli import options as o
 from vitprune.cli.request import request
-from vitprune.cli.run import print_json
+from vitprune.cli.run import command_line, print_json
 from vitprune.processes import is_main
 
 Minimum = Annotated[int | None, typer.Option(min=1, show_default=False)]
@@ -170,6 +170,7 @@ def prune(
         force=force,
         resume=resume,
         upkeep=o.upkeep(checkpoint_every, tracker, log_dir, place),
+        command=command_line(),
         **run.how,
     )
     _show(result, json)
@@ -187,7 +188,9 @@ def demo(
     from vitprune.pipeline.demo_run import run_demo
     from vitprune.progress import make_progress
 
-    _show(run_demo(out, device=device, force=force, epochs=epochs, progress=make_progress(quiet)), json)
+    said = make_progress(quiet)
+    result = run_demo(out, device=device, force=force, epochs=epochs, command=command_line(), progress=said)
+    _show(result, json)
 
 
 def _show(result: Any, json: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import time
@@ -14,10 +16,12 @@ from typing import Any
 
 from vitprune.errors import VitpruneError
 from vitprune.processes import is_main, rank, world
+from vitprune.shortage import memory_for
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
 TERMINATED = 143
 GRACE_S = 5.0
+LESS = "give smaller batches (--batch-size) or fewer images; a run that was begun goes on where it stopped"
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,7 +30,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with memory_for(f"vitprune {command.__name__}", LESS):
+                command(*args, **kwargs)
             _part()
         except VitpruneError as error:
             if not is_main():
@@ -61,6 +66,12 @@ def catch_termination() -> None:
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def command_line() -> str:
+    """The line that started this process, as a shell takes it; a password in a URL is replaced by ***."""
+    words = ["vitprune", *sys.argv[1:]]
+    return shlex.join(re.sub(r"(://[^/@:\s]*:)[^@\s]*@", r"\1***@", word) for word in words)
 
 
 def print_json(value: Any) -> None:

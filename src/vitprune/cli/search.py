@@ -11,8 +11,9 @@ import typer
 from vitprune.cli import options as o
 from vitprune.cli.prune import prune
 from vitprune.cli.request import defaults_of, request, with_options_of
-from vitprune.cli.run import print_json
+from vitprune.cli.run import command_line, print_json
 from vitprune.errors import DataError
+from vitprune.normal import Z95
 
 # of `vitprune prune`: what a search decides itself, and what only trained masks have
 OTHERS = (
@@ -152,7 +153,7 @@ def search(
     place = out or o.default_out(model, "search")
     images = replace(run.data, val_images=val_images)
     more = {"seed": rest["seed"], "new_head": rest["new_head"]}
-    result = run_search(model, images, settings, run.training, place, **how, **more)
+    result = run_search(model, images, settings, run.training, place, command=command_line(), **how, **more)
     _show(result, rest["json"])
 
 
@@ -202,4 +203,4 @@ def _show_pick(result: Any, json: bool) -> None:
 
 
 def _line(probe: Any, cost: str) -> str:
-    return f"{cost}={probe.costs[cost]:.4f}, {-probe.lost.points:+.2f} ± {1.96 * probe.lost.error:.2f} points"
+    return f"{cost}={probe.costs[cost]:.4f}, {-probe.lost.points:+.2f} ± {Z95 * probe.lost.error:.2f} points"

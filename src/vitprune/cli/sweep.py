@@ -10,7 +10,7 @@ import typer
 from vitprune.cli import options as o
 from vitprune.cli.prune import prune
 from vitprune.cli.request import request, with_options_of
-from vitprune.cli.run import print_json
+from vitprune.cli.run import command_line, print_json
 
 
 @with_options_of(prune, without=("target", "mask_weight", "rate"))
@@ -64,6 +64,7 @@ def sweep(
         force=force,
         resume=resume,
         upkeep=upkeep,
+        command=command_line(),
         **run.how,
     )
     if rest["json"]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from vitprune.data.augment import AugmentSettings, erase, move
+from vitprune.data.augment import AugmentSettings, erase, luma, move
 from vitprune.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # (B, C, H, W) float32 normalised, (B,) int64 class indices
@@ -39,6 +39,14 @@ class Batches(Protocol):
 
     def identity(self) -> str:
         """A text that, among splits of one DATA argument, only the same images in the same order have."""
+
+
+@runtime_checkable
+class Album(Protocol):
+    """A split whose images can be looked at one by one."""
+
+    def picked(self, places: Sequence[int]) -> Tensor:
+        """(n, C, H, W) float32 normalised: the images at these places of an unshuffled pass, not augmented."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,11 @@ class TensorBatches:
         found.update(self._labels.cpu().numpy().tobytes())
         return found.hexdigest()[:16]
 
+    def picked(self, places: Sequence[int]) -> Tensor:
+        """(n, C, H, W): single images."""
+        chosen = torch.as_tensor(places, dtype=torch.int64, device=self._images.device)
+        return (self._sized(self._images[chosen]) - self._mean) * self._scale
+
     def __iter__(self) -> Iterator[Batch]:
         generator = self._order.generator()
         for i, chunk in enumerate(torch.split(self._order.indices().to(self._images.device), self.batch_size)):
@@ -164,8 +177,7 @@ def to_channels(x: Tensor, channels: int) -> Tensor:
     if x.shape[1] == 1:
         return x.expand(-1, channels, -1, -1)
     assert x.shape[1] == 3 and channels == 1
-    luma = torch.tensor((0.299, 0.587, 0.114), device=x.device).view(1, 3, 1, 1)
-    return (x * luma).sum(1, keepdim=True)
+    return luma(x)
 
 
 def resize(x: Tensor, preprocessing: Preprocessing) -> Tensor:

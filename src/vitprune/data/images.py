@@ -76,8 +76,10 @@ def make_transform(preprocessing: Preprocessing, augment: AugmentSettings | None
         if augment.crop_padding:
             padding = max(1, round(augment.crop_padding * width / 32))
             steps.append(v2.RandomCrop((height, width), padding))
-        if augment.color_jitter:
-            steps.append(v2.ColorJitter(*(augment.color_jitter,) * 3))
+        if augment.color_jitter or augment.hue:
+            steps.append(v2.ColorJitter(*(augment.color_jitter,) * 3, augment.hue))
+        if augment.grayscale:
+            steps.append(v2.RandomGrayscale(augment.grayscale))
         if augment.randaugment:
             steps.append(_randaugment(augment.randaugment, preprocessing))
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
@@ -180,7 +182,7 @@ class LoaderBatches:
         """`indices`: the images of the store that belong to this split."""
         self.batch_size = batch_size
         self._order = Order(len(indices), batch_size, shuffle, seed)
-        self._store, self._indices = store, indices
+        self._store, self._indices, self._preprocessing = store, indices, preprocessing
         dataset = _Decoded(store, indices, preprocessing.channels, make_transform(preprocessing, augment))
         self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             dataset,
@@ -212,6 +214,12 @@ class LoaderBatches:
         """A digest of the images' places in the store, and of all labels there."""
         places = np.asarray([*self._indices, -1, *self._store.labels], dtype=np.int64)
         return hashlib.sha256(places.tobytes()).hexdigest()[:16]
+
+    def picked(self, places: Sequence[int]) -> Tensor:
+        """(n, C, H, W): single images."""
+        still = make_transform(self._preprocessing, None)
+        plain = _Decoded(self._store, self._indices, self._preprocessing.channels, still)
+        return torch.stack([plain[0, int(place)][0] for place in places])
 
     def __iter__(self) -> Iterator[Batch]:
         try:

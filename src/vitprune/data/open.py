@@ -159,7 +159,7 @@ class _Maker:
         if size != self.preprocessing.size:
             notes.append(f"{spec}: images of {size[0]} x {size[1]} are resized to {self.preprocessing.size}")
         wanted = AugmentSettings.none() if self.augment is None else self.augment
-        left = [name for name in ("resized_crop", "color_jitter", "randaugment") if getattr(wanted, name)]
+        left = [name for name in ("hue", "randaugment") if getattr(wanted, name)]
         if left:
             notes.append(f"{spec}: {', '.join(left)} are for image files and not applied to images in memory")
         return tuple(notes)

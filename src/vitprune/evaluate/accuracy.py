@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitprune.errors import DataError, ModelError
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
+from vitprune.normal import Z95
 from vitprune.progress import Progress, Silent
 
 
@@ -26,9 +27,11 @@ class Accuracy:
     n: int  # images
     ci95: tuple[float, float]  # Wilson interval of top1
     right: bytes = field(default=b"", repr=False)  # of top1, a bit per image as they came; see `numpy.packbits`
+    labels: bytes = field(default=b"", repr=False)  # classes of the images as they came, little-endian uint32
+    predicted: bytes = field(default=b"", repr=False)  # the first class of the scores, likewise
 
     def to_json(self) -> dict[str, Any]:
-        """The fields but `right`, as JSON values."""
+        """The fields of all images together, as JSON values."""
         return {"top1": self.top1, "top5": self.top5, "n": self.n, "ci95": list(self.ci95)}
 
 
@@ -49,37 +52,40 @@ def accuracy(
     """
     shown = progress or Silent()
     model.to(device)
-    right: list[Tensor] = []
+    wanted: list[Tensor] = []
+    best: list[Tensor] = []
     right1, right5, n = 0, 0, 0
     shown.start("evaluating", len(loader) if isinstance(loader, Sized) else 0)
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp == "bf16")
     try:
         with torch.no_grad(), autocast, evaluating(model):
             for images, labels in loader:
-                one, five = _right(logits(model(images.to(device))), labels.to(device))
-                right.append(one)
-                right1, right5, n = right1 + int(one.sum()), right5 + five, n + len(labels)
+                first, five = _first(logits(model(images.to(device))), labels.to(device))
+                wanted.append(labels.cpu())
+                best.append(first)
+                right1, right5, n = right1 + int((first == wanted[-1]).sum()), right5 + five, n + len(labels)
                 shown.advance(1, top1=right1 / n)
     finally:
         shown.done()
     if n == 0:
         raise DataError("accuracy needs at least one image, but the data has none")
-    bits = np.packbits(torch.cat(right).numpy())
-    return Accuracy(right1 / n, right5 / n, n, wilson(right1, n), bits.tobytes())
+    truth, found = torch.cat(wanted).numpy(), torch.cat(best).numpy()
+    bits = np.packbits(truth == found)
+    classes = (array.astype("<u4").tobytes() for array in (truth, found))
+    return Accuracy(right1 / n, right5 / n, n, wilson(right1, n), bits.tobytes(), *classes)
 
 
-def _right(scores: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    """Whether each image's class is the first, (B,) on the CPU, and for how many it is among the first five."""
+def _first(scores: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """The first class of each image, (B,) on the CPU, and for how many theirs is among the first five."""
     if scores.ndim != 2:
         raise ModelError(f"accuracy needs scores of shape (batch, classes), but the model gives {tuple(scores.shape)}")
     if int(labels.max()) >= scores.shape[1]:
         raise DataError(f"the data has a class {int(labels.max())}, but the model's head has {scores.shape[1]} classes")
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices
-    hit = best == labels[:, None]
-    return hit[:, 0].cpu(), int(hit.any(1).sum())
+    return best[:, 0].cpu(), int((best == labels[:, None]).any(1).sum())
 
 
-def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
     """The 95 % interval of a share of `right` out of `n`.
 
     Source: E. B. Wilson, JASA 22 (1927).

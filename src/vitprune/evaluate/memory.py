@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def _cuda(model: nn.Module, x: Tensor) -> int:
 
 
 def _cpu(model: nn.Module, x: Tensor) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its library writes of missing GPUs, past Python's streams
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

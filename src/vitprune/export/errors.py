@@ -8,4 +8,4 @@ from vitprune.errors import VitpruneError
 class ExportError(VitpruneError):
     """A format that cannot be had, or an exported file that does not answer as the model does; nothing is written."""
 
-    exit_code = 12
+    exit_code = 13

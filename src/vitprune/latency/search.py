@@ -13,6 +13,7 @@ from vitprune.arrays import Floats, Ints
 from vitprune.errors import TargetError
 from vitprune.latency.clock import Clock
 from vitprune.latency.solver import Solution, Solver
+from vitprune.normal import Z95
 from vitprune.progress import Progress
 
 TURNS = (7, 600)  # of one comparison
@@ -63,7 +64,7 @@ class Compared:
         low = max(0, int(np.floor(n / 2 - 0.98 * np.sqrt(n))))
         ranked = np.sort(sample)
         medians = [float(np.median(block)) for block in np.array_split(sample, min(BLOCKS, n))]
-        across = 1.96 * float(np.std(medians, ddof=1)) / np.sqrt(len(medians)) if n > 1 else np.inf
+        across = Z95 * float(np.std(medians, ddof=1)) / np.sqrt(len(medians)) if n > 1 else np.inf
         return max(float(ranked[n - 1 - low] - ranked[low]) / 2, across) / middle
 
 

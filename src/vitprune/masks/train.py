@@ -87,8 +87,6 @@ def train_masks(
 
     Several processes (see `fit`) train all phases together, and must end the search with the same plan.
     """
-    if settings.pressure.measured == "latency" and world() > 1:
-        raise MaskError("latency is measured in one process; train masks for it in one, or let MACs be their cost")
     said, histories = progress or Silent(), dict[str, History]()
 
     def phase(name: str, module: nn.Module, how: TrainSettings, hook: Search | None = None) -> None:
@@ -132,7 +130,7 @@ def train_masks(
             said.line(f"not masked: {name}: {why}")
         timed = None
         if settings.pressure.measured == "latency":
-            timed = _timed(gates, settings, example, timing, clock, said)
+            timed = _timed(gates, settings, example, timing, clock, device, said)
         elif settings.pressure.target is not None:
             projected(gates, settings)  # fails at once for one that is out of reach
         how = settings.searching()
@@ -163,6 +161,7 @@ def _timed(
     example: tuple[Any, ...],
     timing: Timing | None,
     clock: Clock | None,
+    device: str,
     progress: Progress,
 ) -> Timed:
     """The latency table of the masked groups. Raises TargetError for a target that is out of reach."""
@@ -176,6 +175,7 @@ def _timed(
             minimum=dict(settings.minimum),
             timing=timing,
             clock=clock,
+            device=device,
             progress=progress,
         )
         if settings.pressure.target is not None:

@@ -18,6 +18,8 @@ from vitprune.latency import Timing
 from vitprune.models import LoadedModel
 from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.compare_run import run_compare
+from vitprune.pipeline.dg_run import run_dg
+from vitprune.pipeline.dg_settings import StudySettings
 from vitprune.pipeline.export_run import run_export
 from vitprune.pipeline.export_settings import Card, ExportResult, ExportSettings
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
@@ -25,7 +27,7 @@ from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.search_run import SearchResult, run_search
 from vitprune.pipeline.search_settings import SearchSettings
-from vitprune.pipeline.setup import DataSettings
+from vitprune.pipeline.setup import DataSettings, DomainSettings
 from vitprune.pipeline.sweep_run import points_of, run_sweep
 from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan
@@ -33,7 +35,7 @@ from vitprune.preprocessing import Preprocessing
 from vitprune.recover import TrainSettings
 from vitprune.refit import Refitted
 from vitprune.refit import refit as fit_again
-from vitprune.report import Comparison, Front
+from vitprune.report import Comparison, DomainStudy, Front
 from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import Rotated, ordered
 from vitprune.rotate import rotate as turn
@@ -42,7 +44,8 @@ from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "compare", "export", "load", "load_model", "prune", "refit", "rotate", "save", "score", "search"]
+__all__ = ["allocate", "compare", "dg", "export", "load", "load_model", "prune", "refit", "rotate", "save"]
+__all__ += ["score", "search"]
 __all__ += ["shrink", "sweep", "trace"]
 
 
@@ -299,6 +302,30 @@ def export(
     wanted = replace(settings or ExportSettings(), format=format, quantize=quantize)
     reading = DataSettings(data) if isinstance(data, str) else data
     return run_export(str(spec), reading, wanted, Path(out), card=card, **how)
+
+
+def dg(
+    models: str | Sequence[str],
+    data: DomainSettings | str,
+    out: Path | str,
+    *,
+    settings: StudySettings | None = None,
+    held_out: str | Sequence[Sequence[str]] = "all",
+    **how: Any,
+) -> DomainStudy:
+    """Every model without some domains, pruned in many ways, and tested in those domains; all saved in `out`.
+
+    models: MODEL of the command line, one or several. data: a folder DOMAIN/CLASS/*, or the name of a set of domains.
+    settings: ratios, scores, forms, seeds, training. held_out: see `DomainSet.holds`. how: further arguments of
+    `run_dg` (device, force, progress, ...), which says what lies in `out` and what is done anew.
+
+    Cells that failed are in the result, `failed`, and raise nothing. Raises StudyError for what makes no sense,
+    DomainError for domains that do not fit each other, StoreError when `out` belongs to something else.
+    """
+    named = (models,) if isinstance(models, str) else tuple(models)
+    reading = DomainSettings(data) if isinstance(data, str) else data
+    groups = held_out if isinstance(held_out, str) else [tuple(h) for h in held_out]
+    return run_dg(named, reading, settings or StudySettings(), Path(out), held_out=groups, **how)
 
 
 def save(

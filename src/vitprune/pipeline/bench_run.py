@@ -12,6 +12,7 @@ from vitprune import evaluate, models
 from vitprune.errors import TargetError
 from vitprune.pipeline.opening import dense_skeleton, open_model
 from vitprune.pipeline.setup import resolve_device
+from vitprune.report.terminal import print_table
 from vitprune.trace import trace
 
 
@@ -91,16 +92,9 @@ def run_bench(
 
 def print_bench(rows: Sequence[BenchRow]) -> None:
     """Prints the rows to standard output; "x" is the speed-up over the dense twin at the same batch size."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{rows[0].device}, {rows[0].threads} thread(s), float32", title_justify="left")
-    table.add_column("model", no_wrap=True)
-    for heading in ("batch", "median ms", "p10", "p90", "x", "images/s", "peak MiB", "MACs", "parameters"):
-        table.add_column(heading, justify="right", no_wrap=True)
     dense = {r.batch: r.median_ms for r in rows if r.name == "dense"}
-    for r in rows:
-        table.add_row(
+    lines = [
+        [
             r.name,
             str(r.batch),
             f"{r.median_ms:.2f}",
@@ -111,6 +105,8 @@ def print_bench(rows: Sequence[BenchRow]) -> None:
             f"{r.memory_mib:.1f}",
             f"{r.macs:,}",
             f"{r.params:,}",
-        )
-    console = Console()
-    Console(width=max(console.width, 120)).print(table)
+        ]
+        for r in rows
+    ]
+    headings = ["model", "batch", "median ms", "p10", "p90", "x", "images/s", "peak MiB", "MACs", "parameters"]
+    print_table(headings, lines, f"{rows[0].device}, {rows[0].threads} thread(s), float32")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitprune.allocate import SCOPES, Target
@@ -48,10 +48,13 @@ class Cell:
         """Such as "masks macs=0.5 seed 1"."""
         return f"{self.method} {self.target} seed {self.seed}"
 
+    def about(self) -> dict[str, Any]:
+        """Who it is, as JSON values."""
+        return {"method": self.method, "asked": str(self.target), "seed": self.seed}
+
     def to_json(self) -> dict[str, Any]:
         """Who it is, and everything that decides its outcome, as JSON values."""
-        about = {"method": self.method, "asked": str(self.target), "seed": self.seed}
-        return {**about, "settings": dict(self.decided)}
+        return {**self.about(), "settings": dict(self.decided)}
 
 
 def cells_of(
@@ -139,7 +142,7 @@ def _cell(
         raise TargetError("targets are the comparison's, so a method has no target, weight of the cost or rate itself")
     settings, left = _resolved(replace(base, target=target), seed), finetuning(base, training)
     left = None if left is None else replace(left, seed=seed)
-    pruning = asdict(settings)
+    pruning = settings.to_json()
     if settings.method not in METHODS:
         del pruning["learned"]
     decided = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,18 +16,17 @@ from vitprune.data import Data
 from vitprune.errors import VitpruneError
 from vitprune.pipeline.cells import Cell, ComparisonError, cells_of
 from vitprune.pipeline.compare_folder import CompareFolder
-from vitprune.pipeline.dense import dense_row
-from vitprune.pipeline.measure import measured_split
+from vitprune.pipeline.dense import measured_dense
+from vitprune.pipeline.measure import Measured, measured_split
 from vitprune.pipeline.opening import Opened
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
+from vitprune.pipeline.sharing import share
 from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep
-from vitprune.report import Comparison, Row
-
-POLL_S = 2.0  # between looks at cells that other processes are at
+from vitprune.report import Comparison
 
 
 class CellsFailed(VitpruneError):
@@ -47,6 +46,7 @@ def run_compare(
     *,
     baseline: str | None = None,
     config: str = "",
+    command: str = "",
     device: str = "auto",
     allow_module: str | None = None,
     force: bool = False,
@@ -60,7 +60,8 @@ def run_compare(
 
     methods: by their names in the tables; `training` is the whole training of each, of whose epochs those that train
     masks spend a part on them. Seeds in `methods` and `training` do not count. baseline: what the others' differences
-    are taken from, the first method where there is none. config: a text that is kept as config.toml. upkeep: that of a
+    are taken from, the first method where there is none. config: a text that is kept as config.toml; command: the
+    line that makes this call, kept for a report. upkeep: that of a
     run into a folder.
 
     `out` (see `CompareFolder`) may have been begun by an earlier call, or be worked in by other processes: cells that
@@ -87,6 +88,7 @@ def run_compare(
     asked = {
         "epochs": budget,
         "baseline": first,
+        "command": command,
         "cells": {c.key: c.to_json() for c in cells},
     }
     folder = CompareFolder(out)
@@ -104,10 +106,10 @@ def run_compare(
         return found
 
     def one(cell: Cell) -> None:
-        where, row = folder.model(cell), None if folder.saved(cell) else dense.row(cell)
+        where, met = folder.model(cell), None if folder.saved(cell) else dense.measured(cell)
         begun = time.monotonic()
         try:
-            if row is not None:
+            if met is not None:
                 run_prune(
                     spec,
                     data,
@@ -120,7 +122,7 @@ def run_compare(
                     resume=resume,
                     distill=distill,
                     new_head=new_head,
-                    dense=row,
+                    dense=met,
                     upkeep=None if upkeep is None else upkeep(where),
                     progress=said,
                 )
@@ -129,46 +131,8 @@ def run_compare(
         folder.finish(cell)
 
     with folder.entered(identity, asked, config, force=force):
-        _share(folder, cells, one, tables, said)
+        share(folder, cells, one, tables, said)
         return tables()
-
-
-def _share(
-    folder: CompareFolder,
-    cells: Sequence[Cell],
-    do: Callable[[Cell], None],
-    after: Callable[[], object],
-    said: Progress,
-) -> None:
-    """Does all cells that are not finished, but for those that other processes do meanwhile; `after` each of them."""
-    known = {cell.key: folder.failure(cell) for cell in cells}
-    left, waiting = list(enumerate(cells, 1)), 0
-    while left:
-        taken: list[tuple[int, Cell]] = []
-        for number, cell in left:
-            title = f"cell {number} of {len(cells)}: {cell.name}"
-            with folder.lock(cell.key, wait=False) as mine:
-                if not mine:
-                    taken.append((number, cell))
-                elif folder.done(cell):
-                    said.line(f"{title}: done before, in {folder.model(cell)}")
-                elif folder.failure(cell) != known[cell.key]:
-                    said.line(f"{title}: failed meanwhile, in another process")
-                else:
-                    said.line(title)
-                    folder.begin(cell)
-                    try:
-                        do(cell)
-                    except Exception as error:  # whatever it is: the other cells may go well
-                        said.done()
-                        said.line(f"{cell.name} failed: {folder.fail(cell, error)}")
-                    after()
-        if taken and len(taken) != waiting:
-            waiting = len(taken)
-            said.line(f"waiting for {waiting} of {len(cells)} cells, which other processes are at")
-        if len(taken) == len(left):
-            time.sleep(POLL_S)
-        left = taken
 
 
 class _Dense:
@@ -203,18 +167,18 @@ class _Dense:
         self.opened = (cell.seed, *found)
         return found
 
-    def row(self, cell: Cell) -> Row:
-        """The row for the cell's seed, measured if it has to be. Raises as `open`."""
+    def measured(self, cell: Cell) -> Measured:
+        """What is measured of it for the cell's seed, now if it has to be. Raises as `open`."""
         with self.folder.lock("dense"):
-            row = self.folder.dense(cell.seed)
-            if row is None:
+            found = self.folder.dense(cell.seed)
+            if found is None:
                 had = self.opened
                 opened, images = had[1:] if had is not None and had[0] == cell.seed else self.open(cell)
                 met = _identity(opened.model, images)
-                row = self.folder.same_dense(met) or dense_row(opened, images, self.device, self.progress)
-                self.folder.keep_dense(cell.seed, met, row)
+                found = self.folder.same_dense(met) or measured_dense(opened, images, self.device, self.progress)
+                self.folder.keep_dense(cell.seed, met, found)
             self.opened = None
-        return row
+        return found
 
 
 def _identity(model: nn.Module, images: Data) -> str:

@@ -25,7 +25,7 @@ TRAINING = TrainSettings(
 PICTURE = "widths.png"
 
 
-def run_demo(out: Path, *, device: str, force: bool, epochs: int, progress: Progress) -> PruneResult:
+def run_demo(out: Path, *, device: str, force: bool, epochs: int, command: str = "", progress: Progress) -> PruneResult:
     """Prunes half of the MACs of the shipped model, fine-tunes it on the shipped images, saves it and loads it again.
 
     The picture of the widths lies beside the saved folder, as `NAME-widths.png`.
@@ -43,6 +43,7 @@ def run_demo(out: Path, *, device: str, force: bool, epochs: int, progress: Prog
         device=device,
         force=force,
         resume=False,
+        command=command,
         progress=progress,
     )
     again = load(out)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from vitprune import models
 from vitprune.pipeline.opening import open_model
+from vitprune.plan import Plan
+from vitprune.report.terminal import print_table
 from vitprune.trace import trace
 from vitprune.trace.graph import Graph
 
@@ -49,9 +52,14 @@ def run_inspect(spec: str, allow_module: str | None = None) -> Inspection:
 
     Raises ModelError or StoreError when the model cannot be had or captured.
     """
+    return inspect_model(spec, allow_module)[0]
+
+
+def inspect_model(spec: str, allow_module: str | None = None) -> tuple[Inspection, Plan | None]:
+    """As `run_inspect`, and the plan by which a saved folder's model was pruned."""
     opened = open_model(spec, weights=False, allow_module=allow_module)
     graph = trace(opened.model, (models.example(opened.loaded.preprocessing),))
-    return inspect_graph(graph, spec, opened.loaded.notes)
+    return inspect_graph(graph, spec, opened.loaded.notes), opened.plan
 
 
 def inspect_graph(graph: Graph, name: str, notes: tuple[str, ...] = ()) -> Inspection:
@@ -69,23 +77,10 @@ def inspect_graph(graph: Graph, name: str, notes: tuple[str, ...] = ()) -> Inspe
 
 def print_inspection(found: Inspection) -> None:
     """Prints the inspection to standard output: a table by block, then what stays and why."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console = Console(width=max(console.width, 110), highlight=False, markup=False)
-    console.print(f"{found.model}: {found.params:,} parameters, {found.macs:,} MACs per image (FLOPs = 2 x MACs)")
-    table = Table(caption="parameters, MACs: what goes with all units of a group; groups share some of it")
-    for heading in ("block", "group", "kind"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("width", "parameters", "share", "MACs", "share"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    last: int | None = None
-    for row in sorted(found.groups, key=lambda r: -1 if r.block is None else r.block):
-        if row.block != last and table.row_count:
-            table.add_section()
-        last = row.block
-        table.add_row(
+    print(f"{found.model}: {found.params:,} parameters, {found.macs:,} MACs per image (FLOPs = 2 x MACs)")
+    groups = sorted(found.groups, key=lambda r: -1 if r.block is None else r.block)
+    lines = [
+        [
             "-" if row.block is None else str(row.block),
             row.name,
             row.kind + ("" if row.exact else " (inexact)"),
@@ -94,20 +89,25 @@ def print_inspection(found: Inspection) -> None:
             f"{row.params / max(found.params, 1):.1%}",
             f"{row.macs:,}",
             f"{row.macs / max(found.macs, 1):.1%}",
-        )
-    console.print(table)
+        ]
+        for row in groups
+    ]
+    headings = ["block", "group", "kind", "width", "parameters", "share", "MACs", "share"]
+    ends = [i for i, (a, b) in enumerate(pairwise(groups)) if a.block != b.block]
+    caption = "parameters, MACs: what goes with all units of a group; groups share some of it"
+    print_table(headings, lines, left=(0, 1, 2), sections=ends, caption=caption)
     for row in found.groups:
         for note in row.notes:
-            console.print(f"{row.name}: {note}")
+            print(f"{row.name}: {note}")
     if found.frozen:
-        console.print("not prunable:")
+        print("not prunable:")
     by_reason: dict[str, list[str]] = {}
     for where, size, reason in found.frozen:
         by_reason.setdefault(reason, []).append(f"{where} ({size})")
     for reason, places in by_reason.items():
         more = f" and {len(places) - 4} more" if len(places) > 4 else ""
-        console.print(f"  {reason}: {'; '.join(places[:4])}{more}")
+        print(f"  {reason}: {'; '.join(places[:4])}{more}")
     for op in found.unknown_ops:
-        console.print(f"operator without a rule, what it touches stays: {op}")
+        print(f"operator without a rule, what it touches stays: {op}")
     for note in found.notes:
-        console.print(f"note: {note}")
+        print(f"note: {note}")

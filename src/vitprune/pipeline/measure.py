@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from vitprune import evaluate, models
 from vitprune.data import Batches, Data
 from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Progress
-from vitprune.report import Hits, Row
+from vitprune.report import Answers, Row
 
 LATENCY_SECONDS = 8.0  # spent on each batch size at most, roughly
 BATCHES = (1, 32)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A model's row, and which class it gave every image."""
+
+    row: Row
+    answers: Answers | None = None  # None: measured by an earlier version
+
+    def to_json(self) -> dict[str, Any]:
+        """The row's fields and the answers as JSON values."""
+        return self.row.to_json() | ({} if self.answers is None else {"answers": self.answers.to_json()})
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Measured:
+        """The value that `to_json` wrote, or a row alone."""
+        values = dict(fields)
+        given = values.pop("answers", None)
+        return cls(row_from_json(values), None if given is None else Answers.from_json(given))
+
+
 def row_of(name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress) -> Row:
     """The row of a model: see `measured`."""
-    return measured(name, model, macs, test, device, progress)[0]
+    return measured(name, model, macs, test, device, progress).row
 
 
-def measured(
-    name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress
-) -> tuple[Row, Hits]:
-    """The row of a model, and which images it was right about.
+def measured(name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress) -> Measured:
+    """The row of a model, and what it answered.
 
     Parameters are counted, top-1 is measured on `test`; MACs are as the traced polynomial gives them.
     """
@@ -40,7 +58,8 @@ def measured(
         images=accuracy.n,
         bytes=tensor_bytes(model),
     )
-    return row, Hits(test.identity(), accuracy.n, accuracy.right)
+    labels, predicted = (np.frombuffer(b, "<u4").astype(np.int64) for b in (accuracy.labels, accuracy.predicted))
+    return Measured(row, Answers.of(test.identity(), labels, predicted))
 
 
 def tensor_bytes(model: nn.Module) -> int:
@@ -52,9 +71,9 @@ def tensor_bytes(model: nn.Module) -> int:
 def with_latency(
     rows: Sequence[Row], dense: nn.Module, pruned: nn.Module, preprocessing: Preprocessing, device: str
 ) -> list[Row]:
-    """The rows with the median latencies (ms) at batch 1 and 32 of the dense and the pruned model, measured in turns.
+    """The rows with median latencies (ms) at batch 1 and 32, dense and pruned model in turns, and memory (MiB).
 
-    All rows but the one named "dense" have the pruned model's structure, hence its latency.
+    All rows but the one named "dense" have the pruned model's structure, hence its latency and memory.
     """
     named, image = {"dense": dense, "pruned": pruned}, models.example(preprocessing, batch=1)
     found: dict[tuple[str, int], float] = {}
@@ -67,10 +86,12 @@ def with_latency(
         )
         found |= {(r.name, batch): r.median_ms for r in measured}
         one_ms = found["dense", 1]
+    memory = {name: evaluate.peak_memory(model, image, device).mib for name, model in named.items()}
     result: list[Row] = []
     for row in rows:
         name = "dense" if row.name == "dense" else "pruned"
-        result.append(replace(row, latency_ms=found[name, 1], latency32_ms=found[name, 32]))
+        ms, ms32 = found[name, 1], found[name, 32]
+        result.append(replace(row, latency_ms=ms, latency32_ms=ms32, memory_mib=memory[name]))
     return result
 
 

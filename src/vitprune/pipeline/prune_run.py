@@ -12,6 +12,7 @@ from torch import nn
 
 from vitprune import models, store
 from vitprune.allocate.allocate import obtained, wanted_kinds
+from vitprune.allocate.target import COUNTED
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
@@ -19,7 +20,7 @@ from vitprune.masks import Start
 from vitprune.pipeline.begin import begin_once
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.learned import METHODS, learn
-from vitprune.pipeline.measure import measured, measured_split, row_from_json, say, with_latency
+from vitprune.pipeline.measure import Measured, measured, measured_split, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -31,7 +32,7 @@ from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.refit import refit
-from vitprune.report import Row
+from vitprune.report import Answers, Row
 from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import Rotated, rotate
 from vitprune.shrink import shrink
@@ -65,15 +66,17 @@ def run_prune(
     resume: bool = True,
     distill: bool = True,
     new_head: bool = False,
-    dense: Row | None = None,
+    dense: Measured | None = None,
     upkeep: Upkeep | None = None,
+    command: str = "",
     progress: Progress | None = None,
 ) -> PruneResult:
     """Prunes the model that `spec` names and saves it at `out`; `training` None leaves fine-tuning out.
 
     distill: fine-tune with the dense model as teacher.
     force, resume: replace an output folder; go on with the work folder that a stopped run of the same settings left.
-    upkeep: checkpoints within epochs of fine-tuning, and trackers. dense: what was measured of the dense model before.
+    upkeep: checkpoints within epochs of fine-tuning, and trackers. dense: what was measured of the dense
+    model before. command: the line that makes this call, kept for a report.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
@@ -104,7 +107,7 @@ def run_prune(
     wanted = {
         "model": opened.loaded.source.to_json() if opened.plan is None else spec,
         "data": asdict(data),
-        "prune": asdict(settings),
+        "prune": settings.to_json(),
         "train": None if training is None else training.to_json(),
         "seed": seed,
         "distill": distill,
@@ -127,7 +130,14 @@ def run_prune(
         team.wait()
         return PruneResult(out, run.plan, tuple(run.rows), history)
     plan, rows = run.close(model)
-    metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place, "right": run.right}
+    metrics = {
+        "rows": [r.to_json() for r in rows],
+        "data": asdict(data),
+        "device": place,
+        **run.answered(),
+        "run": wanted,
+    }
+    metrics |= {"command": command} if command else {}
     metrics |= {} if training is None else {"training": training.to_json(), "history": history}
     store.save(out, model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force)
     work.remove()
@@ -155,7 +165,7 @@ class _Run:
         self.device, self.work, self.progress = device, work, progress
         self.test = measured_split(data)
         self.rows: list[Row] = []
-        self.right: Any = None  # `Hits` of the last row as JSON
+        self.answers: list[Answers | None] = []  # of the rows
         self.example = models.example(opened.loaded.preprocessing).to(device)
         self.progress.line("tracing the model")
         self.graph: Graph = trace(opened.model, (self.example,))
@@ -261,6 +271,7 @@ class _Run:
                 chosen.reduction,
                 chosen.normalisation,
                 chosen.timing,
+                chosen.over,
             ),
             (self.example,),
             given,
@@ -318,18 +329,23 @@ class _Run:
             return self.plan, rows
         _, dense = dense_skeleton(self.opened.plan, self.opened.loaded.preprocessing)
         both = compose(self.opened.plan, self.plan, dense, same_groups(self.graph, dense))
-        timed = {k: v for k, v in self.plan.obtained.items() if k == "latency"}  # relative to the model as it came
-        both = replace(both, obtained=obtained(dense, both.sizes()) | timed)
+        own = {k: v for k, v in self.plan.obtained.items() if k in ("latency", COUNTED)}  # of the model as it came
+        both = replace(both, obtained=obtained(dense, both.sizes()) | own)
         rebuild(both, self.opened.loaded.preprocessing)  # if that fails, then before anything is written
         return both, rows
 
     def _row(self, name: str, model: nn.Module, macs: int) -> None:
         done = self.work.result(name)
-        row = row_from_json(done) if done is not None else None
-        if row is None:
-            row, hits = measured(name, model, macs, self.test, self.device, self.progress)
-            self.work.finish(f"{name}-right", hits.to_json())
-            self.work.finish(name, row.to_json())
-        self.right = self.work.result(f"{name}-right")
-        self.rows.append(row)
-        self.progress.line(say(row))
+        found = Measured.from_json(done) if done is not None else None
+        if found is None:
+            found = measured(name, model, macs, self.test, self.device, self.progress)
+            self.work.finish(name, found.to_json())
+        self.rows.append(found.row)
+        self.answers.append(found.answers)
+        self.progress.line(say(found.row))
+
+    def answered(self) -> dict[str, Any]:
+        """Which test images the saved model was right about, and what it and the dense model answered, as JSON."""
+        first, last = self.answers[0], self.answers[-1]
+        given = {name: a.to_json() for name, a in (("dense", first), ("saved", last)) if a is not None}
+        return {"right": None if last is None else last.hits().to_json(), "answers": given}

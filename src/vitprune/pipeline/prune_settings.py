@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from vitprune.allocate import Scope
 from vitprune.allocate.target import Target
@@ -36,6 +37,12 @@ class PruneSettings:
     layer_ratios: tuple[tuple[str, float], ...] = ()  # pattern of group names, share that stays
     steps: int = 1  # scored, shrunk and refitted anew in each
     learned: Learned = field(default_factory=Learned)  # for the methods "masks" and "vtp"
+    over: str = "pooled"  # how the scores of several domains become one: see `vitprune.score.over_domains`
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; `over` only where it says something, as most runs know of no domains."""
+        fields = asdict(self)
+        return {name: value for name, value in fields.items() if name != "over" or value != "pooled"}
 
     def without_scores(self) -> PruneSettings:
         """The settings of a method that trains masks. Raises MaskError for what only scores can follow."""

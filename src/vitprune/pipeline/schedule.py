@@ -20,6 +20,7 @@ from vitprune.progress import Progress, Silent
 from vitprune.refit import refit
 from vitprune.rotate import Rotated, ordered
 from vitprune.score import Scores, score
+from vitprune.score.over_domains import check_way, combined, parts_of
 from vitprune.score.registry import lookup
 from vitprune.shrink import shrink
 from vitprune.shrink.keep import keep_from
@@ -38,10 +39,12 @@ class Schedule:
     reduction: str = "default"  # see `vitprune.score.registry.score`
     normalisation: str = "none"
     timing: Timing = field(default_factory=Timing)  # of a latency target
+    over: str = "pooled"  # how the scores of several domains become one: see `vitprune.score.over_domains`
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise TargetError(f"steps must be at least 1, but got {self.steps}")
+        check_way(self.over, self.method)
 
 
 def in_steps(
@@ -74,7 +77,10 @@ def in_steps(
 
     def scored(now: Graph, small: nn.Module) -> Scores:
         how = {"reduction": schedule.reduction, "normalisation": schedule.normalisation}
-        return score(now, small, schedule.method, schedule.seed, batches, kinds, **how)
+        if schedule.over == "pooled":
+            return score(now, small, schedule.method, schedule.seed, batches, kinds, **how)
+        found = [score(now, small, schedule.method, schedule.seed, p, kinds, **how) for p in parts_of(batches)]
+        return combined(found, schedule.over, [g.name for g in now.groups if g.kind in kinds])
 
     def decided(scores: Scores, within: Plan | None) -> Plan:
         if target is not None and target.metric == "latency":

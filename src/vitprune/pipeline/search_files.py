@@ -21,8 +21,9 @@ def write_search(
     chosen: Probe,
     fixed: Mapping[str, Probe | None],
     probes: list[Probe],
+    command: str = "",
 ) -> None:
-    """The search's files: all probes, and what was found for each goal so far."""
+    """The search's files: all probes, and what was found for each goal so far, by which command."""
     path = out / FOUND
     known = read_object(path, AGAIN) if path.is_file() else {}
     entry = {
@@ -32,6 +33,7 @@ def write_search(
         "dense_top1": judge.dense.top1,
         "images": judge.dense.images,
         "probe": chosen.number,
+        "command": command,
         "fixed": {name: None if probe is None else probe.number for name, probe in fixed.items()},
     }
     known[f"{goal.name}, {settings.method} per {settings.per}"] = entry

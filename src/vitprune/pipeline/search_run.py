@@ -60,6 +60,7 @@ def run_search(
     distill: bool = True,
     new_head: bool = False,
     upkeep: Callable[[Path], Upkeep] | None = None,
+    command: str = "",
     progress: Progress | None = None,
 ) -> SearchResult:
     """Searches the shares of a model, and saves the model that it found in `out`, under `models/GOAL-probe-NUMBER`.
@@ -101,7 +102,7 @@ def run_search(
     if not chosen.sizes:
         raise SearchError(f"{goal} is the dense model itself; ask for less")
     fixed = baselines(prober, goal) if settings.baselines else {}
-    write_search(out, goal, settings, prober.judge, chosen, fixed, prober.record.probes)
+    write_search(out, goal, settings, prober.judge, chosen, fixed, prober.record.probes, command)
     how = {"seed": seed, "device": device, "allow_module": allow_module, "distill": distill, "new_head": new_head}
     place_of = out / "models" / _name(goal.name, chosen, training)
     made = materialise(

@@ -13,6 +13,7 @@ from torch import nn
 from vitprune import models
 from vitprune.allocate import Target
 from vitprune.allocate.allocate import choices, wanted_kinds
+from vitprune.allocate.target import COUNTED, METRICS
 from vitprune.data import Data
 from vitprune.errors import TargetError
 from vitprune.latency.timed import Timed
@@ -77,6 +78,10 @@ class SearchWork:
             return Goal(chosen.cost, chosen.max_drop, confident=chosen.confident)
         if chosen.max_drop is not None:
             raise SearchError("a search needs either a drop that is permitted (--max-drop) or a target, one of the two")
+        if chosen.target.metric == COUNTED:
+            raise SearchError(
+                f"a search has a target of {', '.join(METRICS)}, but got {chosen.target}; it counts costs"
+            )
         if chosen.target.metric == "latency":
             dense = self._timed().dense_ms
         else:

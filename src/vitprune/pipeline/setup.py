@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from vitprune.data import AugmentSettings, Data, open_data
+from vitprune.data import AugmentSettings, Data, open_data, open_domains
+from vitprune.data.domain_split import FRACTION
+from vitprune.data.domains import Held
+from vitprune.data.open_domains import LeftOut, chosen_augment, leave_out
 from vitprune.errors import DataError, ModelError
 from vitprune.pipeline.opening import Opened, open_model
+from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Progress
 from vitprune.recover import TrainSettings
 
@@ -22,6 +27,22 @@ class DataSettings:
     repeat_channels: bool = False  # one-channel image files for a three-channel model
     val_images: int | None = None  # at most so many validation images
     separate_test: bool = False  # accuracy is reported on images that nothing was chosen by; see `open_data`
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSettings(DataSettings):
+    """Which domains; `limit` is of images per domain, and training knows nothing of those that are held out."""
+
+    val_fraction: float = FRACTION
+    held_out: Held = ()
+    augment: str = "auto"  # of `data.open_domains.AUGMENTS`
+
+    def open(self, preprocessing: Preprocessing, *, seed: int = 0, batch_size: int = 64, **more: Any) -> LeftOut:
+        """The batches for a model; arguments and errors are those of `leave_out`."""
+        found = open_domains(self.spec, limit=self.limit)
+        how: dict[str, Any] = {"val_fraction": self.val_fraction, "workers": self.workers, **more}
+        how["augment"] = chosen_augment(found, self.augment)
+        return leave_out(found, self.held_out, preprocessing, seed=seed, batch_size=batch_size, **how)
 
 
 def resolve_device(device: str) -> str:
@@ -61,21 +82,27 @@ def open_both(
     """
     seed = training.seed
     opened = open_model(spec, weights=weights, device=device, seed=seed, allow_module=allow_module)
-    data = open_data(
-        wanted.spec,
-        opened.loaded.preprocessing,
-        seed=seed,
-        val_fraction=wanted.val_fraction,
-        batch_size=training.batch_size,
-        workers=wanted.workers,
-        augment=AugmentSettings.from_json(training.to_json()),
-        limit=wanted.limit,
-        device=device,
-        repeat_channels=wanted.repeat_channels,
-        calibration=calibration,
-        val_images=wanted.val_images,
-        separate_test=wanted.separate_test,
-    )
+    preprocessing = opened.loaded.preprocessing
+    if isinstance(wanted, DomainSettings):
+        data = wanted.open(
+            preprocessing, seed=seed, batch_size=training.batch_size, device=device, calibration=calibration
+        ).data
+    else:
+        data = open_data(
+            wanted.spec,
+            preprocessing,
+            seed=seed,
+            val_fraction=wanted.val_fraction,
+            batch_size=training.batch_size,
+            workers=wanted.workers,
+            augment=AugmentSettings.from_json(training.to_json()),
+            limit=wanted.limit,
+            device=device,
+            repeat_channels=wanted.repeat_channels,
+            calibration=calibration,
+            val_images=wanted.val_images,
+            separate_test=wanted.separate_test,
+        )
     classes = len(data.classes)
     if classes != opened.loaded.num_classes:
         if not new_head:

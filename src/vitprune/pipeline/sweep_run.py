@@ -15,9 +15,9 @@ from vitprune.errors import StoreError, TargetError, VitpruneError
 from vitprune.files import check_free, read_object, write_text
 from vitprune.masks import MaskError
 from vitprune.pipeline.choose import chosen_method
-from vitprune.pipeline.dense import dense_row
+from vitprune.pipeline.dense import measured_dense
 from vitprune.pipeline.learned import METHODS
-from vitprune.pipeline.measure import row_from_json
+from vitprune.pipeline.measure import Measured
 from vitprune.pipeline.outcome import alike, note_failure, saved_point
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
@@ -25,7 +25,7 @@ from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.processes import world
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep
-from vitprune.report import Front, FrontPoint, Row, draw_front, front_csv, front_json, front_markdown
+from vitprune.report import Front, FrontPoint, draw_front, front_csv, front_json, front_markdown
 from vitprune.store.read import PLAN
 
 SWEEP, DENSE, POINTS = "sweep.json", "dense.json", "points"
@@ -107,11 +107,13 @@ def run_sweep(
     distill: bool = True,
     new_head: bool = False,
     upkeep: Callable[[Path], Upkeep] | None = None,
+    command: str = "",
     progress: Progress | None = None,
 ) -> Front:
     """Prunes the model that `spec` names once for each point, by `run_prune`, and writes the front into `out`.
 
     base: what all points have in common; its target, weight and rate do not count. upkeep: that of a run into a folder.
+    command: the line that makes this call, kept for a report.
     The dense model is measured once. A point that fails is in the result, with its error, and the next one begins.
 
     `out` holds `points/NAME` (saved models), `front.json`, `front.csv`, `front.md` and `front.png`, written anew after
@@ -129,10 +131,10 @@ def run_sweep(
     folder = _Folder(out)
     check = folder.check(spec, data, base, points, training, seed, distill, new_head, force=force)
     place = resolve_device(device)
-    row = None if check.new else folder.dense()
-    if row is None:
-        row = _dense(spec, data, base, training, seed, place, new_head, allow_module, said)
-    folder.begin(check, row)
+    dense = None if check.new else folder.dense()
+    if dense is None:
+        dense = _dense(spec, data, base, training, seed, place, new_head, allow_module, said)
+    folder.begin(check, dense, command)
     title = f"{spec}, {data.spec}, {method}"
     about = {"model": spec, "data": asdict(data), "method": method, "device": place, "seed": seed}
     for number, (point, chosen) in enumerate(zip(points, settings, strict=True), 1):
@@ -154,7 +156,7 @@ def run_sweep(
                 resume=resume,
                 distill=distill,
                 new_head=new_head,
-                dense=row,
+                dense=dense,
                 upkeep=None if upkeep is None else upkeep(where),
                 progress=said,
             )
@@ -177,13 +179,13 @@ def _dense(
     new_head: bool,
     allow_module: str | None,
     progress: Progress,
-) -> Row:
-    """The dense model's row, measured once; and proof that model and data can be had and fit."""
+) -> Measured:
+    """What is measured of the dense model, once; and proof that model and data can be had and fit."""
     how = training or (base.learned.search if base.method in METHODS else TrainSettings(seed=seed))
     opened, images = open_both(
         spec, data, how, device=device, progress=progress, new_head=new_head, allow_module=allow_module
     )
-    return dense_row(opened, images, device, progress)
+    return measured_dense(opened, images, device, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,22 +252,23 @@ class _Folder:
             )
         return _Asked(settings, names, False)
 
-    def begin(self, asked: _Asked, dense: Row) -> None:
+    def begin(self, asked: _Asked, dense: Measured, command: str) -> None:
         """Makes the folder, in place of an old one where that was permitted."""
         if asked.new and self.path.exists():
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / SWEEP, json.dumps({"settings": asked.settings, "points": asked.points}, indent=1))
+            about = {"settings": asked.settings, "points": asked.points, "command": command}
+            write_text(self.path / SWEEP, json.dumps(about, indent=1))
             write_text(self.path / DENSE, json.dumps(dense.to_json()))
             (self.path / POINTS).mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
 
-    def dense(self) -> Row | None:
+    def dense(self) -> Measured | None:
         """What was measured of the dense model before."""
         path = self.path / DENSE
-        return row_from_json(_read(path)) if path.is_file() else None
+        return Measured.from_json(_read(path)) if path.is_file() else None
 
     def fail(self, point: Point, error: Exception) -> str:
         """Keeps the error, and gives it in one line."""

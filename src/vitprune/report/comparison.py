@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
-from vitprune.report.front import FrontPoint
+from vitprune.report.front import COSTS, FrontPoint
 from vitprune.report.paired import Hits, Interval, Spread, by_image, by_seed, spread
 from vitprune.report.table import Row
 
@@ -82,9 +82,10 @@ class Comparison:
 
     @property
     def metric(self) -> str:
-        """What all targets are of; "macs" where they are of several."""
+        """The cost that all targets are of; "macs" where they are of several, or of none."""
         found = {asked.partition("=")[0] for asked in self.targets}
-        return found.pop() if len(found) == 1 else "macs"
+        one = found.pop() if len(found) == 1 else ""
+        return one if one in COSTS else "macs"
 
     def of(self, method: str, asked: str) -> tuple[CellResult, ...]:
         """The finished cells of a method at a target."""

@@ -11,6 +11,7 @@ from typing import Any
 from vitprune.report.comparison import Comparison, Difference, Summary
 from vitprune.report.front import COSTS, STAGES
 from vitprune.report.paired import Interval
+from vitprune.report.terminal import print_table
 
 Table = tuple[list[str], list[list[str]]]  # headings, lines
 LEFT = ("method", "asked")
@@ -139,21 +140,11 @@ def comparison_markdown(found: Comparison, picture: str = "") -> str:
 
 def print_comparison(found: Comparison) -> None:
     """Prints both tables to standard output, and the failed cells below them."""
-    from rich.console import Console
-    from rich.table import Table as Drawn
-
-    console = Console()
-    console = Console(width=max(console.width, 120))
     for title, (headings, lines) in (
         (found.title, comparison_table(found)),
         (f"points of top-1 more than {found.baseline}", difference_table(found)),
     ):
         if lines:
-            table = Drawn(title=title, title_justify="left")
-            for heading in headings:
-                table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
-            for line in lines:
-                table.add_row(*line)
-            console.print(table)
+            print_table(headings, lines, title, left=[i for i, h in enumerate(headings) if h in LEFT])
     for c in found.failed:
-        console.print(f"failed: {c.name}: {c.point.error}", markup=False, highlight=False)
+        print(f"failed: {c.name}: {c.point.error}")

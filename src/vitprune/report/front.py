@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from vitprune.report.table import Row
+from vitprune.report.terminal import print_table
 
 COSTS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 STAGES = ("dense", "pruned", "refitted", "fine-tuned")
@@ -204,19 +205,9 @@ def front_markdown(front: Front, picture: str = "") -> str:
 
 def print_front(front: Front) -> None:
     """Prints the table to standard output, and the failed points below it."""
-    from rich.console import Console
-    from rich.table import Table
-
     headings, lines = front_table(front)
     images = f"; top-1 in % of {front.dense.images:,} images" if front.dense is not None and front.dense.images else ""
-    table = Table(title=front.title + images, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("asked", "front of") else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    console = Console()
-    console = Console(width=max(console.width, 120))
     if lines:
-        console.print(table)
+        print_table(headings, lines, front.title + images, left=(0, len(headings) - 1))
     for p in front.failed:
-        console.print(f"failed: {p.asked}: {p.error}", markup=False, highlight=False)
+        print(f"failed: {p.asked}: {p.error}")

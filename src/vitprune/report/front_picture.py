@@ -7,13 +7,13 @@ from typing import Any
 
 from vitprune.errors import StoreError
 from vitprune.report.front import COSTS, Front, FrontPoint
+from vitprune.report.labels import PLACES, Label, write_labels
 
 BEST, BEATEN, BEFORE, DENSE = "#2f6db5", "#9bb8d9", "#8b929e", "#c2543d"
 MARKS = {"pruned": "o", "refitted": "s"}
 LABELLED = 12  # points; of more the names would lie on each other
 ROOM = 0.08  # of the range, beyond the outermost points
 DEAD = 0.5  # of the dense model's top-1, below which a model lies at the lower edge instead of stretching the picture
-PLACES = ((6, -11), (-6, 4), (6, 4), (-6, -11), (6, -21), (-6, -21), (6, -31))  # of a label, in points, tried in turn
 OF_DEAD = ((6, 4),)
 
 
@@ -121,31 +121,11 @@ def _panel(panel: Any, points: list[FrontPoint], cost: str, best: tuple[str, ...
 
 
 def _name(panel: Any, points: list[FrontPoint], cost: str, low: float) -> None:
-    """Writes what was asked beside every point, where it lies on no other point or name if there is such a place."""
-    from matplotlib.patheffects import withStroke
-
+    """Writes what was asked beside every point."""
     if len(points) > LABELLED:
         return
-    scale = 72 / panel.figure.dpi  # points per pixel
-    places = [panel.transData.transform((p.shares()[cost], max(_percent(p), low))) * scale for p in points]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
-    for p, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: tuple(pair[1])):
+    labels = []
+    for p in points:
         text = f"{p.asked} ({_percent(p):.0f} %)" if _dead(p) else p.asked
-        width = 4.1 * len(text)
-        boxes = []
-        for right, up in OF_DEAD if _dead(p) else PLACES:
-            left = x + right if right > 0 else x + right - width
-            boxes.append(((right, up), (left, y + up, left + width, y + up + 8)))
-        free = [pair for pair in boxes if not any(_overlap(pair[1], other) for other in taken)]
-        (right, up), box = (free or boxes)[0]
-        taken.append(box)
-        note = panel.annotate(
-            text, (p.shares()[cost], max(_percent(p), low)), (right, up), textcoords="offset points", fontsize=7,
-            color="#444444", ha="left" if right > 0 else "right", zorder=2.5,
-        )  # fmt: skip
-        note.set_path_effects([withStroke(linewidth=2.0, foreground="white")])
-        note.set_in_layout(False)
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
+        labels.append(Label(p.shares()[cost], max(_percent(p), low), text, OF_DEAD if _dead(p) else PLACES))
+    write_labels(panel, labels, "#444444", halo=True)

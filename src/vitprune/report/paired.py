@@ -12,8 +12,7 @@ import numpy as np
 from scipy import stats
 
 from vitprune.arrays import Floats
-
-NORMAL = 1.959963984540054  # 97.5 % quantile
+from vitprune.normal import Z95
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +104,8 @@ def by_image(pairs: Sequence[tuple[Hits, Hits]]) -> Interval | None:
         len(pairs),
         together,
         se,
-        middle - NORMAL * se,
-        middle + NORMAL * se,
+        middle - Z95 * se,
+        middle + Z95 * se,
         mcnemar(*pairs[0]) if len(pairs) == 1 else None,
     )
 

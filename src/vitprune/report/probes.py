@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitprune.errors import StoreError
+from vitprune.normal import Z95
 
 NAMES = {"macs": "MACs", "params": "parameters", "latency": "predicted latency"}
 FIXED = {"uniform": ("s", "#c2543d"), "cascade": ("^", "#b8860b")}  # marks of fixed ratios
@@ -65,7 +66,7 @@ def probes_markdown(title: str, rows: Sequence[ProbeRow], picture: str) -> str:
             r.origin,
             *(f"{100 * r.costs[m]:.1f}" + (" *" if m in r.front else "") if m in r.costs else "-" for m in metrics),
             f"{100 * r.top1:.2f}",
-            f"{r.lost:+.2f} ± {1.96 * r.error:.2f}",
+            f"{r.lost:+.2f} ± {Z95 * r.error:.2f}",
             r.chosen,
         ]
         for r in listed

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vitprune.report.paired import NORMAL
+from vitprune.normal import Z95
+from vitprune.report.terminal import print_table
 
 COSTS = ("macs", "params", "latency")
 WHOLE = "all"  # in tables, the block of what stands in none
@@ -35,7 +36,7 @@ class SensitivityRow:
     @property
     def surely(self) -> bool:
         """Whether the 95 % interval of `lost` leaves out 0."""
-        return self.lost is not None and self.error is not None and abs(self.lost) > NORMAL * self.error
+        return self.lost is not None and self.error is not None and abs(self.lost) > Z95 * self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def sensitivity_markdown(rows: Sequence[SensitivityRow], title: str, *, images: 
         of = f" of {images:,} images" if images else ""
         parts += [
             f"Points of top-1 are{of}, paired with the dense model's answers; they are known to "
-            f"± {NORMAL * min(errors):.2f} at best and ± {NORMAL * max(errors):.2f} at worst (95 %).",
+            f"± {Z95 * min(errors):.2f} at best and ± {Z95 * max(errors):.2f} at worst (95 %).",
             "",
         ]
     parts += [f"![Divergence and top-1 lost, by part and block]({picture})", ""] if picture else []
@@ -161,15 +162,5 @@ def sensitivity_markdown(rows: Sequence[SensitivityRow], title: str, *, images: 
 
 def print_sensitivity(rows: Sequence[SensitivityRow], title: str = "") -> None:
     """Prints the table of divergence, and that of top-1, to standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console = Console(width=max(console.width, 120))
     for name, (headings, lines) in list(sensitivity_tables(rows).items())[:2]:
-        table = Table(title=f"{title}: {name}" if title else name, title_justify="left")
-        for heading in headings:
-            table.add_column(heading, justify="right")
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
+        print_table(headings, lines, f"{title}: {name}" if title else name, left=())

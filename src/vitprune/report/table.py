@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vitprune.report.terminal import print_table
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -20,6 +22,7 @@ class Row:
     latency_ms: float | None = None  # median at batch 1
     latency32_ms: float | None = None  # median of a batch of 32
     bytes: int | None = None  # of the weights' file
+    memory_mib: float | None = None  # peak of weights and forward pass together, of one image
 
     def to_json(self) -> dict[str, Any]:
         """The fields that were measured, as JSON values."""
@@ -33,6 +36,7 @@ HEADINGS = {
     "macs": "MACs",
     "latency_ms": "ms, batch 1",
     "latency32_ms": "ms, batch 32",
+    "memory_mib": "peak MiB",
     "bytes": "weights MB",
 }
 
@@ -54,21 +58,13 @@ def format_row(row: Row, first: Row | None = None) -> dict[str, str]:
         "macs": count(row.macs, base.macs, f"{row.macs / 1e6:.2f} M"),
         "latency_ms": count(row.latency_ms, base.latency_ms, f"{row.latency_ms or 0:.2f}"),
         "latency32_ms": count(row.latency32_ms, base.latency32_ms, f"{row.latency32_ms or 0:.1f}"),
+        "memory_mib": count(row.memory_mib, base.memory_mib, f"{row.memory_mib or 0:.1f}"),
         "bytes": count(row.bytes, base.bytes, f"{(row.bytes or 0) / 1e6:.2f}"),
     }
 
 
 def print_rows(rows: Sequence[Row], title: str = "") -> None:
     """Prints the rows to standard output; a column that no row has is left out."""
-    from rich.console import Console
-    from rich.table import Table
-
     texts = [format_row(row, rows[0]) for row in rows]
-    table = Table(title=title or None, title_justify="left")
     columns = [key for key in HEADINGS if any(text[key] != "-" for text in texts)]
-    for key in columns:
-        table.add_column(HEADINGS[key], justify="left" if key == "name" else "right", no_wrap=True)
-    for text in texts:
-        table.add_row(*(text[key] for key in columns))
-    console = Console()
-    Console(width=max(console.width, 120)).print(table)
+    print_table([HEADINGS[key] for key in columns], [[text[key] for key in columns] for text in texts], title)

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from vitprune.allocate import Target
+from vitprune.normal import Z95
 from vitprune.search.errors import SearchError
 from vitprune.search.probe import COSTS, Probe
-from vitprune.search.quality import Z95, better
+from vitprune.search.quality import better
 
 
 @dataclass(frozen=True, slots=True)

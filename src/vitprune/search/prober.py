@@ -13,6 +13,7 @@ from torch import nn
 from vitprune.allocate import Scope, Target, allocate
 from vitprune.arrays import Scores
 from vitprune.calibrate import Sensitivity, sensitivities
+from vitprune.normal import Z95
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, Silent
 from vitprune.refit import refit
@@ -21,9 +22,14 @@ from vitprune.search.probe import Probe
 from vitprune.search.quality import Judge, Quality, drop
 from vitprune.search.record import Record
 from vitprune.search.space import Shares, Space
+from vitprune.shortage import memory_for
 from vitprune.shrink import shrink
 from vitprune.trace.graph import Graph
 
+LESS = (
+    "give smaller batches or fewer calibration images (--batch-size, --calibration); the probes made before are kept, "
+    "and the same command goes on"
+)
 Tune = Callable[[nn.Module], None]  # trains a small model in place
 Latency = Callable[[Mapping[str, int]], float]  # sizes of all groups -> predicted share of the dense model's time
 
@@ -145,7 +151,8 @@ class Prober:
             return known
         self.record.check(self.purpose, self.limits.trials, self.limits.minutes)
         began = time.monotonic()
-        quality = self.judge(self.small(plan), stop)
+        with memory_for(f"probe {len(self.probes) + 1} ({origin})", LESS):
+            quality = self.judge(self.small(plan), stop)
         lost = drop(self.judge.dense, quality)
         made = Probe(
             len(self.probes) + 1,
@@ -162,7 +169,7 @@ class Prober:
         self.record.add(made)
         self.said.line(
             f"probe {made.number} ({origin}): {_shares(made.shares)}: {_costs(made.costs)}, "
-            f"top-1 {100 * quality.top1:.2f} % ({-lost.points:+.2f} ± {1.96 * lost.error:.2f}), {made.seconds:.1f} s"
+            f"top-1 {100 * quality.top1:.2f} % ({-lost.points:+.2f} ± {Z95 * lost.error:.2f}), {made.seconds:.1f} s"
         )
         return made
 

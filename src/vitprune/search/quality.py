@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from vitprune.errors import DataError
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
+from vitprune.normal import Z95
 from vitprune.search.errors import Stopped
 from vitprune.search.held import held
 
-Z95 = 1.959963984540054
 EARLY = 4  # every so many-th image of a batch is looked at first, where a probe may be stopped
 
 

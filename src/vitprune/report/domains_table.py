@@ -1,0 +1,180 @@
+"""A study of domains as JSON, CSV, a page and printed tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from typing import Any
+
+from vitprune.report.domains import DomainCell, DomainLine, DomainStudy, Selection
+from vitprune.report.paired import Interval, Spread
+
+Table = tuple[list[str], list[list[str]]]  # headings, lines
+LEFT = ("model", "form and score", "chosen by validation")
+
+
+def domains_json(found: DomainStudy) -> dict[str, Any]:
+    """Everything as JSON values; accuracies and their differences lie in 0..1."""
+    return {
+        **found.about,
+        "held": list(found.held),
+        "lines": [asdict(line) for line in found.lines()],
+        "selections": [asdict(s) for s in found.selections()],
+        "cells": [_cell_json(c) for c in found.cells],
+    }
+
+
+def _cell_json(cell: DomainCell) -> dict[str, Any]:
+    left = {"found"} | (set() if cell.error else {"error"})
+    fields = {name: value for name, value in asdict(cell).items() if name not in left}
+    fields["status"] = cell.status
+    if cell.found is not None:
+        fields |= {"inside": dict(cell.found.inside), "outside": dict(cell.found.outside)}
+        fields |= {"oracle": dict(cell.found.oracle), "images": dict(cell.found.images)}
+    return fields
+
+
+def domains_csv(found: DomainStudy) -> str:
+    """A line per cell and domain; empty where nothing was measured."""
+    who = ["model", "form", "score", "over", "ratio", "lr", "held", "seed", "key", "status"]
+    columns = [*who, "domain", "part", "top1", "images", "params", "macs", "speed_1", "speed_32", "epoch_s", "error"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    for cell in found.cells:
+        about: dict[str, Any] = {name: getattr(cell, name) for name in who}
+        if cell.found is None:
+            writer.writerow(about | {"error": cell.error})
+            continue
+        about |= {"params": cell.params, "macs": cell.macs, "epoch_s": _or_empty(cell.epoch_s)}
+        about |= {f"speed_{b}": _or_empty(v) for b, v in cell.speed.items() if b in (1, 32)}
+        for part in ("inside", "outside", "oracle"):
+            for domain, top1 in getattr(cell.found, part).items():
+                images = "" if part == "oracle" else cell.found.images.get(domain, "")
+                writer.writerow(about | {"domain": domain, "part": part, "top1": f"{top1:.5f}", "images": images})
+    return text.getvalue()
+
+
+def _or_empty(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def accuracy_table(found: DomainStudy) -> Table:
+    """Top-1 in every held-out domain, their mean, the worst, that in source domains, and what pruning costs of them."""
+    names = [name for held in found.held for name in held.split("+")]
+    headings = ["model", "gone", "form and score", *names, "mean", "worst", "in-domain"]
+    headings += ["drop outside", "drop inside", "seeds"]
+    return headings, [
+        [
+            line.model,
+            f"{line.ratio:.0%}" if line.ratio else "",
+            line.line,
+            *(_percent(line.by_domain.get(n)) for n in names),
+            _percent(line.mean),
+            _percent(line.worst),
+            _percent(line.inside),
+            _points(line.drop_outside),
+            _points(line.drop_inside),
+            str(len(line.seeds)),
+        ]
+        for line in found.lines()
+    ]
+
+
+def cost_table(found: DomainStudy) -> Table:
+    """What stays, how much faster it is, and what an epoch takes."""
+    lines = [line for line in found.lines() if line.ratio]
+    batches = sorted({b for line in lines for b in line.speed})
+    headings = ["model", "gone", "form and score", "parameters", "MACs", *(f"speed-up, batch {b}" for b in batches)]
+    headings += ["s per epoch", "dense"]
+    return headings, [_costs(line, batches) for line in lines]
+
+
+def _costs(line: DomainLine, batches: list[int]) -> list[str]:
+    shares = [f"{line.shares[c]:.1%}" if c in line.shares else "-" for c in ("params", "macs")]
+    speeds = [f"{line.speed[b]:.2f}x" if b in line.speed else "-" for b in batches]
+    times = ["-" if t is None else f"{t:.1f}" for t in (line.epoch_s, line.dense_epoch_s)]
+    return [line.model, f"{line.ratio:.0%}", line.line, *shares, *speeds, *times]
+
+
+def selection_table(found: DomainStudy) -> Table:
+    """What choosing among the forms, scores and rates gives: by source domains, and by an oracle."""
+    headings = ["model", "gone", "by validation", "by oracle", "chosen by validation"]
+    return headings, [_selection(s) for s in found.selections()]
+
+
+def _selection(s: Selection) -> list[str]:
+    return [s.model, f"{s.ratio:.0%}", _percent(s.by_validation), _percent(s.by_oracle), ", ".join(s.chosen[:3])]
+
+
+def _percent(value: Spread | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value.mean:.2f}" + ("" if value.sd is None else f" ± {100 * value.sd:.2f}")
+
+
+def _points(value: Interval | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value.mean:.2f}" + ("" if value.se is None else f" ± {100 * value.se:.2f}")
+
+
+def _markdown(table: Table) -> list[str]:
+    headings, lines = table
+    ruler = [" --- |" if h in LEFT else " ---: |" for h in headings]
+    parts = ["| " + " | ".join(headings) + " |", "|" + "".join(ruler)]
+    return parts + ["| " + " | ".join(line) + " |" for line in lines]
+
+
+ABOUT_ACCURACY = """Top-1 in %, mean and standard deviation over seeds. A column with a domain's name: on 80 % of that
+domain's images, where neither training nor pruning nor any choice saw the domain. Mean and worst: of these columns,
+seed by seed. In-domain: mean over the source domains, on the 20 % of their images that were not trained on, by which
+the epoch (and the learning rate) was chosen. "dense, trained on": the dense model with the epochs of fine-tuning that
+the pruned ones had. Drops: points that the dense model has more, mean and standard error of the differences by seed;
+outside of the mean, inside of in-domain."""
+ABOUT_COSTS = """Shares of the dense model's parameters and MACs that stay. Speed-up: the dense model's median time over
+the pruned one's, measured in turns, median over cells. Times of an epoch of fine-tuning, validation included, beside
+that of the dense model's training on the same images."""
+ABOUT_SELECTION = """Among all rows of a model at a ratio, and all learning rates: the mean over held-out domains of
+what the source domains' validation images choose, and of what an oracle chooses that sees 20 % of the held-out domain's
+images. The oracle's is a bound, not a result."""
+
+
+def domains_markdown(found: DomainStudy, pictures: dict[str, str]) -> str:
+    """A page: the tables with what they mean, a picture per model, failed cells."""
+    parts = [f"# {found.title}", ""]
+    if found.finished:
+        parts += [ABOUT_ACCURACY, "", *_markdown(accuracy_table(found)), ""]
+        for model, picture in pictures.items():
+            parts += [f"![Top-1 in held-out domains of {model}]({picture})", ""]
+        if cost_table(found)[1]:
+            parts += ["## Costs", "", ABOUT_COSTS, "", *_markdown(cost_table(found)), ""]
+    if found.selections():
+        parts += ["## Chosen among all", "", ABOUT_SELECTION, "", *_markdown(selection_table(found)), ""]
+    if found.failed:
+        parts += ["Failed:", "", *(f"- {c.name} ({c.key}): {c.error}" for c in found.failed)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def print_domains(found: DomainStudy) -> None:
+    """Prints the tables to standard output, and the failed cells below them."""
+    from rich.console import Console
+    from rich.table import Table as Drawn
+
+    console = Console()
+    console = Console(width=max(console.width, 140))
+    for title, (headings, lines) in (
+        (found.title, accuracy_table(found)),
+        ("costs", cost_table(found)),
+        ("chosen among all", selection_table(found)),
+    ):
+        if lines:
+            table = Drawn(title=title, title_justify="left")
+            for heading in headings:
+                table.add_column(heading, justify="left" if heading in LEFT else "right")
+            for line in lines:
+                table.add_row(*line)
+            console.print(table)
+    for c in found.failed:
+        console.print(f"failed: {c.name}: {c.error}", markup=False, highlight=False)

@@ -1,0 +1,94 @@
+"""Means, worst domains, drops and choices of a study, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from vitprune.report import DomainCell, DomainScores, DomainStudy, domains_csv, domains_json, domains_markdown
+from vitprune.report.domains_picture import draw_domains
+from vitprune.report.domains_table import accuracy_table, cost_table, print_domains, selection_table
+
+
+def cell(
+    held: str, seed: int, inside: float, outside: float, form: str = "dense", score: str = "", **more
+) -> DomainCell:
+    """A finished cell with one value per side; the oracle's is the negative of what the validation says."""
+    names = [n for n in ("a", "b", "c") if n != held]
+    found = DomainScores(dict.fromkeys(names, inside), {held: outside}, {held: 1 - inside}, {held: 8})
+    ratio = 0.0 if form == "dense" else 0.5
+    return DomainCell("vit", held, seed, form, score, "", ratio, f"{held}{seed}{form}{score}", found=found, **more)
+
+
+def study(*more: DomainCell) -> DomainStudy:
+    cells = [
+        cell("a", 0, 0.9, 0.8), cell("b", 0, 0.8, 0.6), cell("a", 1, 0.9, 0.7), cell("b", 1, 0.8, 0.7),
+        cell("a", 0, 0.7, 0.6, "global", "l2", speed={1: 2.0}, shares={"params": 0.4}, epoch_s=1.0),
+        cell("b", 0, 0.6, 0.2, "global", "l2", speed={1: 4.0}, shares={"params": 0.5}, epoch_s=3.0),
+        cell("a", 1, 0.7, 0.5, "global", "l2"), cell("b", 1, 0.6, 0.5, "global", "l2"),
+        *more,
+    ]  # fmt: skip
+    return DomainStudy("A study", ("a", "b"), tuple(cells), {"ratio_of": "params"})
+
+
+def test_means_worst_and_drops_by_hand() -> None:
+    dense, pruned = study().lines()
+    assert (dense.line, pruned.line, pruned.seeds) == ("dense", "global l2", (0, 1))
+    assert dense.mean is not None and pruned.mean is not None and pruned.worst is not None
+    assert dense.mean.mean == pytest.approx((0.7 + 0.7) / 2) and dense.drop_outside is None
+    assert pruned.by_domain["a"].mean == pytest.approx(0.55) and pruned.by_domain["b"].mean == pytest.approx(0.35)
+    assert pruned.mean.mean == pytest.approx((0.4 + 0.5) / 2)
+    assert pruned.worst.mean == pytest.approx((0.2 + 0.5) / 2)  # seed by seed
+    assert pruned.drop_outside is not None and pruned.drop_inside is not None
+    assert pruned.drop_outside.mean == pytest.approx((0.3 + 0.2) / 2) and pruned.drop_outside.n == 2
+    assert pruned.drop_outside.se == pytest.approx(0.05)
+    assert pruned.drop_inside.mean == pytest.approx(0.2)
+    assert (pruned.speed, pruned.shares, pruned.epoch_s) == ({1: 3.0}, {"params": pytest.approx(0.45)}, 2.0)
+
+
+def test_a_seed_that_lacks_a_domain_has_no_mean() -> None:
+    found = study(cell("a", 2, 0.9, 0.1, "global", "l2"))
+    pruned = found.lines()[1]
+    assert pruned.mean is not None and pruned.mean.n == 2 and pruned.by_domain["a"].n == 3
+
+
+def test_of_several_rates_validation_chooses() -> None:
+    two = [cell("a", 0, 0.75, 0.1, "global", "l2", lr=0.1), cell("a", 0, 0.65, 0.9, "global", "l2", lr=0.2)]
+    by = study(*two).lines()[1].by_domain["a"]
+    assert by.mean == pytest.approx((0.1 + 0.5) / 2)  # the one that is best inside, though worst outside
+
+
+def test_choices_by_validation_and_by_the_oracle() -> None:
+    more = [cell(h, s, 0.65, 0.3, "global", "random") for h in "ab" for s in (0, 1)]
+    (chosen,) = study(*more).selections()
+    assert chosen.by_validation.mean == pytest.approx(((0.6 + 0.3) / 2 + (0.5 + 0.3) / 2) / 2)
+    assert chosen.by_oracle is not None  # whose images here say the reverse
+    assert chosen.by_oracle.mean == pytest.approx(((0.3 + 0.2) / 2 + (0.3 + 0.5) / 2) / 2)
+    assert chosen.chosen == ("global l2", "global random")
+    assert study().selections() == ()
+
+
+def test_pages_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_cell = DomainCell("vit", "a", 2, "global", "l2", "", 0.5, "k")
+    failed = DomainCell("vit", "b", 2, "global", "l2", "worst", 0.5, "f", error="no luck")
+    more = [cell(h, s, 0.65, 0.3, "global", "random") for h in "ab" for s in (0, 1)]
+    found = study(*more, open_cell, failed)
+    headings, lines = accuracy_table(found)
+    assert headings[3:6] == ["a", "b", "mean"] and lines[0][3] == "75.00 ± 7.07"
+    assert lines[1][headings.index("drop outside")] == "25.00 ± 5.00"
+    assert cost_table(found)[1][0][3:5] == ["45.0%", "-"] and selection_table(found)[1][0][1] == "50%"
+    page = domains_markdown(found, {"vit": "x.png"})
+    assert "![Top-1 in held-out domains of vit](x.png)" in page
+    assert "- vit global l2 (worst) 0.5 without b seed 2 (f): no luck" in page
+    rows = list(csv.DictReader(domains_csv(found).splitlines()))
+    assert [r["top1"] for r in rows if r["key"] == "a0dense"] == ["0.90000", "0.90000", "0.80000", "0.10000"]
+    assert {r["status"] for r in rows} == {"done", "open", "failed"}
+    values = domains_json(found)
+    assert values["lines"][1]["mean"]["mean"] == pytest.approx(0.45) and values["cells"][0]["outside"] == {"a": 0.8}
+    draw_domains(found, "vit", tmp_path / "x.png")
+    draw_domains(DomainStudy("Empty", ("a",), (open_cell,)), "vit", tmp_path / "y.png")
+    assert all((tmp_path / n).read_bytes()[:4] == b"\x89PNG" for n in ("x.png", "y.png"))
+    print_domains(found)
+    assert "failed: vit global l2 (worst) 0.5 without b seed 2: no luck" in capsys.readouterr().out.replace("\n", " ")
