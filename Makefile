@@ -14,7 +14,7 @@ test-all:  ## those too
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal
 
 check:  ## linting and types
-	$(PYTHON) -m ruff check src tests benchmarks tools
+	$(PYTHON) -m ruff check src tests benchmarks examples tools
 	$(PYTHON) -m mypy
 
 docs:  ## regenerate docs/models.md from a run of the model matrix

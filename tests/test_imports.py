@@ -16,7 +16,7 @@ LAYERS = (
     | {"shortage"},
     {"trace", "models", "data"},
     {"calibrate"},
-    {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "store", "report"},
+    {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "export", "store", "report"},
     {"refit", "latency", "recipes"},
     {"masks", "search"},
     {"pipeline"},

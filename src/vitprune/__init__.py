@@ -21,11 +21,11 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Target", "VitpruneError", "allocate", "compare", "dg", "load", "load_model", "prune", "refit"]
-__all__ += ["rotate", "save", "score", "search", "shrink", "sweep", "trace"]
+__all__ = ["Plan", "Target", "VitpruneError", "allocate", "compare", "dg", "export", "load", "load_model", "prune"]
+__all__ += ["refit", "rotate", "save", "score", "search", "shrink", "sweep", "trace"]
 _API = "vitprune.pipeline.api"
 # each is a sub-package, and a function of the public interface
-_STAGES = ("allocate", "refit", "rotate", "score", "search", "shrink", "trace")
+_STAGES = ("allocate", "export", "refit", "rotate", "score", "search", "shrink", "trace")
 _PLACES = {
     "Plan": "vitprune.plan",
     "Target": "vitprune.allocate",

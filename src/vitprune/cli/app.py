@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitprune.cli import compare, dg, look, prune, report, search, sweep, train
+from vitprune.cli import compare, dg, export, look, prune, report, search, sweep, train
 from vitprune.cli.run import catch_termination, reported
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": train.finetune,
     "eval": look.evaluate,
     "bench": look.bench,
+    "export": export.export,
 }
 for name, command in COMMANDS.items():
     app.command(name, no_args_is_help=name != "demo")(reported(command))

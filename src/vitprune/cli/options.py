@@ -15,7 +15,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="timm:NAME[?checkpoint=PATH&...], hf:ID-or-FOLDER, torchvision:NAME, module:package.mod:factory, "
-        "shipped:fmnist-vit, or a folder saved by vitprune.",
+        "shipped:fmnist-vit, or a folder saved by vitprune (hub:OWNER/NAME on the hub).",
         show_default=False,
     ),
 ]

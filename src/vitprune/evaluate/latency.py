@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,7 +37,7 @@ class LatencyRow:
 
 
 def latency(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, nn.Module | Callable[[Tensor], Any]],
     example: Tensor,
     *,
     batch_sizes: Sequence[int] = (1, 32),
@@ -49,6 +49,7 @@ def latency(
 ) -> tuple[LatencyRow, ...]:
     """One row per batch size and model, the models taking turns within every repeat.
 
+    models: modules, or other callables that take the images and set their threads themselves, such as exported files.
     `example`: (B, C, H, W), of which the first image is repeated to each batch size. `threads`: CPU threads, else
     torch's number. On CUDA the time between two events on the device counts, on the CPU the wall clock.
 
@@ -61,9 +62,10 @@ def latency(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VitpruneError(f"device {device!r} was asked for, but torch sees no CUDA device")
     shown, rows = progress or Silent(), []
-    for model in models.values():
-        model.to(device)
-    with using_threads(threads) as used, evaluating(*models.values()), torch.no_grad():
+    modules = [model for model in models.values() if isinstance(model, nn.Module)]
+    for module in modules:
+        module.to(device)
+    with using_threads(threads) as used, evaluating(*modules), torch.no_grad():
         shown.start("timing", len(batch_sizes) * (warmup + repeats))
         for batch in batch_sizes:
             x = example[:1].to(device).expand(batch, *example.shape[1:]).contiguous()
@@ -82,7 +84,7 @@ def latency(
     return tuple(rows)
 
 
-def timed(model: nn.Module, *args: Any) -> float:
+def timed(model: nn.Module | Callable[..., Any], *args: Any) -> float:
     """Milliseconds of one forward pass on `args`, the first of them a tensor on the model's device."""
     place = args[0].device
     if place.type == "cuda":

@@ -64,7 +64,8 @@ def parse(spec: str) -> ModelSource:
         return ModelSource("folder", spec)
     if not colon or kind not in KINDS or not name:
         raise ModelError(
-            f"MODEL must be one of {', '.join(KINDS.values())}, or a folder saved by vitprune, "
+            f"MODEL must be one of {', '.join(KINDS.values())}, or a folder saved by vitprune "
+            f"(hub:OWNER/NAME where it is on the hub), "
             f"but got {spec!r}{_advice(spec)}"
         )
     if kind == "module" and not all(part.strip() for part in name.partition(":")):

@@ -20,6 +20,8 @@ from vitprune.pipeline.choose import Auto, chosen_method, chosen_scope
 from vitprune.pipeline.compare_run import run_compare
 from vitprune.pipeline.dg_run import run_dg
 from vitprune.pipeline.dg_settings import StudySettings
+from vitprune.pipeline.export_run import run_export
+from vitprune.pipeline.export_settings import Card, ExportResult, ExportSettings
 from vitprune.pipeline.opening import check_code, open_model, rebuild, trace_batch
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -42,7 +44,8 @@ from vitprune.score import score as compute_scores
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
-__all__ = ["allocate", "compare", "dg", "load", "load_model", "prune", "refit", "rotate", "save", "score", "search"]
+__all__ = ["allocate", "compare", "dg", "export", "load", "load_model", "prune", "refit", "rotate", "save"]
+__all__ += ["score", "search"]
 __all__ += ["shrink", "sweep", "trace"]
 
 
@@ -279,6 +282,28 @@ def compare(
     return run_compare(spec, reading, methods, targets, seeds, training, Path(out), **how)
 
 
+def export(
+    spec: Path | str,
+    out: Path | str,
+    format: str = "onnx",
+    *,
+    quantize: str | None = None,
+    data: DataSettings | str | None = None,
+    settings: ExportSettings | None = None,
+    card: Card | None = None,
+    **how: Any,
+) -> ExportResult:
+    """The model in another runtime's format, in the folder `out`, compared with the model and timed beside it.
+
+    spec, data: MODEL and DATA of the command line. format: a key of `vitprune.export.FORMATS`, or "hf". settings: all
+    else; its format and quantize do not count. how: further arguments of `run_export` (force, seed, progress, ...),
+    which says what is raised; on any error nothing is left behind.
+    """
+    wanted = replace(settings or ExportSettings(), format=format, quantize=quantize)
+    reading = DataSettings(data) if isinstance(data, str) else data
+    return run_export(str(spec), reading, wanted, Path(out), card=card, **how)
+
+
 def dg(
     models: str | Sequence[str],
     data: DomainSettings | str,
@@ -332,11 +357,13 @@ def save(
 def load(folder: Path | str, device: str = "cpu", *, allow_module: str | None = None) -> nn.Module:
     """The saved model in eval mode: the module class of its own library, with pruned widths.
 
+    folder: one that vitprune saved, or "hub:OWNER/NAME[@REVISION]" of one on the Hugging Face hub (without "hub:" too,
+    where nothing here has that name), of which safetensors, JSON and Markdown files alone are fetched.
     allow_module: "package.mod:factory" that may be imported and called, for a folder made from a module: source.
 
     Raises StoreError when the folder is incomplete, was edited, or no longer gives the stored probe output, or names a
     callable that was not allowed.
     """
-    contents = store.read(Path(folder))
+    contents = store.read(store.local(folder))
     check_code(contents, allow_module)
     return store.load(contents, rebuild, device=device)

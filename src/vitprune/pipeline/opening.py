@@ -43,12 +43,14 @@ def open_model(
     seed: int = 0,
     allow_module: str | None = None,
 ) -> Opened:
-    """The model that a MODEL argument names: a source of `models`, or a folder that vitprune saved.
+    """The model that a MODEL argument names: a source of `models`, or a folder that vitprune saved, here or on the hub.
 
     seed: of initial weights and new heads. allow_module: see `check_code`.
 
     Raises ModelError or StoreError when it cannot be had.
     """
+    if spec.startswith(store.PREFIX):
+        spec = str(store.local(spec))
     source = models.parse(spec)
     if source.kind != "folder":
         return Opened(models.load(source, num_classes=num_classes, weights=weights, device=device, seed=seed))

@@ -8,15 +8,29 @@ from typing import Any
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
 
+FRONT = ("---", "library_name: vitprune", "tags:", "- vision-transformer", "- structured-pruning", "---")
+
 
 def model_card(
-    name: str, plan: Plan, preprocessing: Preprocessing, metrics: Mapping[str, Any], classes: Sequence[str]
+    name: str,
+    plan: Plan,
+    preprocessing: Preprocessing,
+    metrics: Mapping[str, Any],
+    classes: Sequence[str],
+    *,
+    place: str = "",
+    front: Sequence[str] = FRONT,
+    more: Sequence[str] = (),
 ) -> str:
-    """Markdown with front matter: what the model is, how it was pruned, what it scores, how to load it."""
+    """Markdown with front matter: what the model is, how it was pruned, what it scores, how to load it.
+
+    place: what `vitprune.load` takes, else the name. front: lines of the front matter; more: lines before the versions.
+    """
     base = f"{plan.source.get('kind', '?')}:{plan.source.get('name', '?')}"
-    lines = ["---", "library_name: vitprune", "tags:", "- vision-transformer", "- structured-pruning", "---", ""]
-    lines += [f"# {name}", "", f"`{base}`, structurally pruned with vitprune.", "", "```python", "import vitprune", ""]
-    lines += [f'model = vitprune.load("{name}")  # the library\'s own module, in eval mode', "```", ""]
+    done = "structurally pruned" if plan.pruned() else "saved"
+    lines = [*front, "", f"# {name}", "", f"`{base}`, {done} with vitprune."]
+    lines += ["", "```python", "import vitprune", ""]
+    lines += [f'model = vitprune.load("{place or name}")  # the library\'s own module, in eval mode', "```", ""]
     lines += ["## How it was pruned", ""]
     asked = ", ".join(f"{k}={v}" for k, v in plan.asked.items()) or "nothing in particular"
     lines += [f"- asked: {asked}", f"- score: {plan.method or 'not recorded'}"]
@@ -34,6 +48,7 @@ def model_card(
     if classes:
         shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if len(classes) > 20 else "")
         lines.append(f"- classes: {shown}")
+    lines += ["", *more] if more else []
     lines += ["", "## Versions", "", *(f"- {k} {v}" for k, v in plan.versions.items()), ""]
     return "\n".join(lines)
 
