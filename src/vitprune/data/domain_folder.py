@@ -11,7 +11,7 @@ import numpy as np
 
 from vitprune.data.augment import AugmentSettings
 from vitprune.data.domains import Domain, DomainError, DomainSet
-from vitprune.data.folder import EXTENSIONS, NAMES
+from vitprune.data.folder import EXTENSIONS, NAMES, class_files
 from vitprune.data.images import Files
 from vitprune.data.split import Indices
 from vitprune.errors import DataError
@@ -115,19 +115,13 @@ def _check_classes(root: Path, classes: dict[str, tuple[str, ...]]) -> None:
 
 
 def _files(place: Path, classes: tuple[str, ...]) -> Files:
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(str(p) for p in (place / name).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-        paths += found
-        labels += [label] * len(found)
-    empty = [classes[i] for i in sorted(set(range(len(classes))) - set(labels))]
+    files, empty = class_files(place, classes)
     if empty:
         raise DomainError(
             f"every class needs an image in every domain, but {place} has none of {', '.join(empty)} (looked for "
             f"{', '.join(EXTENSIONS)}); add some, or take the class out of all domains"
         )
-    return Files(tuple(paths), tuple(labels))
+    return files
 
 
 def _groups(paths: list[Path]) -> Indices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +54,19 @@ def _classes(place: Path) -> tuple[str, ...]:
     return classes
 
 
-def _files(place: Path, classes: tuple[str, ...]) -> Files:
+def class_files(place: Path, classes: Sequence[str]) -> tuple[Files, list[str]]:
+    """The images below PLACE/CLASS, and the classes without any."""
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         found = sorted(str(p) for p in (place / name).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
         paths += found
         labels += [label] * len(found)
-    empty = sorted(set(range(len(classes))) - set(labels))
-    if not paths or (empty and place.name in NAMES["train"]):
-        without = ", ".join(classes[i] for i in empty[:5])
-        raise DataError(f"{place} has no images of {without} (looked for {', '.join(EXTENSIONS)})")
-    return Files(tuple(paths), tuple(labels))
+    return Files(tuple(paths), tuple(labels)), [classes[i] for i in sorted(set(range(len(classes))) - set(labels))]
+
+
+def _files(place: Path, classes: tuple[str, ...]) -> Files:
+    files, empty = class_files(place, classes)
+    if not files.paths or (empty and place.name in NAMES["train"]):
+        raise DataError(f"{place} has no images of {', '.join(empty[:5])} (looked for {', '.join(EXTENSIONS)})")
+    return files

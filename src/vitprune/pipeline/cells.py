@@ -39,9 +39,8 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Name of its folder, by everything that decides the outcome: 12 hexadecimal digits."""
-        text = json.dumps(self.decided, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Name of its folder, by everything that decides the outcome."""
+        return key_of(self.decided)
 
     @property
     def name(self) -> str:
@@ -55,6 +54,12 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """Who it is, and everything that decides its outcome, as JSON values."""
         return {**self.about(), "settings": dict(self.decided)}
+
+
+def key_of(decided: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits, by these JSON values."""
+    text = json.dumps(decided, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def cells_of(

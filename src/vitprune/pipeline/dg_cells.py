@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitprune.data.domains import Held, join
-from vitprune.pipeline.cells import finetuning
+from vitprune.pipeline.cells import finetuning, key_of
 from vitprune.pipeline.dg_settings import StudyError, StudySettings
 from vitprune.pipeline.learned import METHODS
 from vitprune.pipeline.prune_settings import PruneSettings
@@ -37,9 +36,8 @@ class DgCell:
 
     @property
     def key(self) -> str:
-        """Name of its folder, by everything that decides the outcome: 12 hexadecimal digits."""
-        text = json.dumps(self.decided, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Name of its folder, by everything that decides the outcome."""
+        return key_of(self.decided)
 
     @property
     def name(self) -> str:
