@@ -74,6 +74,12 @@ def test_round_trip(saved):
     assert "| top1 |" in (saved / "README.md").read_text()
 
 
+def test_class_names_that_are_no_text_come_back(tmp_path):
+    names = ("a", "b\udcff", "\x00")  # of a folder whose name is no UTF-8
+    folder = save(tmp_path / "out", trained(), plan(), SHAPE, classes=names)
+    assert read(folder).classes == names
+
+
 def test_saving_leaves_the_model_alone(tmp_path):
     model = trained().train()
     model.norm.eval()

@@ -50,7 +50,7 @@ def save(
         save_probe(work / PROBE, model, shape)
         save_tensors(work / MODEL, model, {"format": "pt", "plan": digest(text)})
         readme = card if card is not None else model_card(target.name, plan, preprocessing, numbers, classes)
-        (work / CARD).write_text(readme, encoding="utf-8")
+        (work / CARD).write_text(readme, encoding="utf-8", errors="replace")  # names of folders may be no text
     return target
 
 
