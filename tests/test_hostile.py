@@ -26,6 +26,9 @@ import vitprune
 from conftest import TINY
 from vitprune.data import open_data
 from vitprune.errors import DataError, StoreError, VitpruneError
+from vitprune.export.capture import metadata
+from vitprune.export.onnx_file import META
+from vitprune.export.types import Job
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
 from vitprune.store.read import FILES, MODEL, PLAN, PREPROCESSOR, digest
@@ -256,3 +259,20 @@ def test_the_recursion_limit_is_no_way_out(folder: Path) -> None:
         with pytest.raises(StoreError):
             vitprune.load(folder)
         shutil.copy(kept() / name, folder / name)
+
+
+@fuzz
+@given(
+    names=st.lists(st.text(st.characters(categories=None), max_size=12) | st.sampled_from(["\udcff", "x" * 3000, ""]))
+)
+def test_any_class_names_come_through_an_onnx_file(tmp_path: Path, names: list[str]) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    helper = onnx.helper
+    value = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 3]) for n in ("images", "scores")]
+    graph = helper.make_graph([helper.make_node("Identity", ["images"], ["scores"])], "g", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    told = metadata(Job(torch.nn.Identity(), Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3), classes=tuple(names)))
+    helper.set_model_props(model, {META: told})
+    onnx.save(model, tmp_path / "x.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map[META])["classes"] == names
