@@ -31,6 +31,7 @@ from vitprune.search.storage import Reach, open_storage, shown
 from vitprune.search.study import AFTER, DONE, RETRIES, give_up, probes_of, spent
 from vitprune.search.ways import along, at_cost
 from vitprune.search.worker import study_search
+from vitprune.shortage import MemoryShortage
 
 WEIGHTS = (0.4, 2.0, 0.8, 0.3)
 DROP, BUDGET = Goal("macs", max_drop=2.0), Goal("macs", budget=0.5)
@@ -209,7 +210,7 @@ def test_a_trial_that_fails_is_tried_again_but_not_for_ever(tmp_path):
     for _ in range(RETRIES + 1):
         prober = prober_of(5)
         prober.__class__ = Broken
-        with pytest.raises(MemoryError):
+        with pytest.raises(MemoryShortage, match=r"memory ran out during probe \d \(.*\) \(too large\)"):
             searched(prober, DROP, tmp_path, storage=storage)
     trials = trials_of(storage)
     failed = [t for t in trials if t.state == TrialState.FAIL]
