@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from vitprune.normal import Z95
 from vitprune.pipeline.search_settings import SearchSettings
 from vitprune.pipeline.setup import DataSettings
 from vitprune.progress import make_progress
-from vitprune.rotate import ordered
+from vitprune.rotate import Rotated, ordered
 
 SPACES = {"attention, MLP": ("mlp", "qk", "v"), "and residual": ("mlp", "qk", "v", "residual")}
 FIXED = (("uniform", "attention, MLP"), ("uniform", "and residual"), ("uniform as cut", "attention, MLP"))
@@ -116,7 +116,7 @@ class Bench:
         )
         scores = self._once(
             ("scores", space, seed, whole),
-            lambda: ordered(vitprune.score(graph, rotated, SCORE, seed, batches, kinds=kinds), rotated),
+            lambda: self._scores(rotated, kinds, seed),
         )
         plan = vitprune.allocate(graph, scores, f"macs={macs}", scope="local", kinds=kinds)
         small = vitprune.shrink(rotated, graph, plan)
@@ -126,6 +126,10 @@ class Bench:
         values["top1"] = self.subject.top1(small)
         self._put(settings, values)
         return values
+
+    def _scores(self, model: Any, kinds: Sequence[str], seed: int) -> Any:
+        found = vitprune.score(self.subject.graph, model, SCORE, seed, self._batches(seed), kinds=kinds)
+        return ordered(found, model) if isinstance(model, Rotated) else found
 
     def curve(self, way: str, space: str, seed: int) -> list[Row]:
         """The uniform ratio over the grid."""
