@@ -112,7 +112,7 @@ class Bench:
         whole = way == "uniform"
         rotated = self._once(
             ("rotated", space, seed, whole),
-            lambda: vitprune.rotate(origin, graph, batches, kinds) if whole else origin.model,
+            lambda: vitprune.rotate(origin, graph, batches, kinds) if whole else origin,
         )
         scores = self._once(
             ("scores", space, seed, whole),
