@@ -144,7 +144,8 @@ def kill(kind: str, seed: int, seconds: float, folder: Path) -> dict[str, Any]:
     _, status = os.waitpid(pid, 0)
     left = told(lambda: {"all": loadable(root), "open": models(root)}, folder)
     begun = time.monotonic()
-    ended(child(lambda: RUNS[kind](out), log), log)
+    if kind == "save" or not (out / "plan.json").exists():  # else it had ended, but for its last lines
+        ended(child(lambda: RUNS[kind](out), log), log)
     again = {"seed": seed, "killed": os.WIFSIGNALED(status), **left, "after": told(lambda: models(root), folder)}
     again["seconds"], again["beside"] = time.monotonic() - begun, sorted(p.name for p in root.iterdir())
     shutil.rmtree(root)
