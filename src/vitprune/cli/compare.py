@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -46,11 +46,7 @@ def compare(
 
     place = out or o.default_out(asked.model, "compare")
 
-    def upkeep(folder: Path) -> Any:
-        logs = None if log_dir is None else log_dir / folder.parent.name
-        return o.upkeep(checkpoint_every, tracker, logs, folder)
-
-    upkeep(place / "runs" / "cell" / "model")  # trackers that cannot be had are said at once
+    upkeep = o.cell_upkeep(checkpoint_every, tracker, log_dir, place)
     found = run_compare(
         asked.model,
         asked.data,

@@ -130,11 +130,7 @@ def dg(
     given = tuple(name for text in models for name in o.names(text))
     place = out or o.default_out(data, "dg")
 
-    def upkeep(folder: Path) -> Any:
-        logs = None if log_dir is None else log_dir / folder.parent.name
-        return o.upkeep(checkpoint_every, tracker, logs, folder)
-
-    upkeep(place / "runs" / "cell" / "model")  # trackers that cannot be had are said at once
+    upkeep = o.cell_upkeep(checkpoint_every, tracker, log_dir, place)
     found = run_dg(
         given,
         DomainSettings(data, limit, val_fraction, workers, augment=augment),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,6 +146,16 @@ def upkeep(every: int, trackers: Sequence[str] | None, log_dir: Path | None, out
     if trackers:
         check_trackers(trackers, place)
     return Upkeep(every, tuple(trackers or ()), place if trackers else None)
+
+
+def cell_upkeep(every: int, trackers: Sequence[str] | None, log_dir: Path | None, place: Path) -> Callable[[Path], Any]:
+    """What gives the Upkeep of each model of a study in `place`. Raises TrainError for a tracker that cannot be had."""
+
+    def of(folder: Path) -> Any:
+        return upkeep(every, trackers, None if log_dir is None else log_dir / folder.parent.name, folder)
+
+    of(place / "runs" / "cell" / "model")  # said at once
+    return of
 
 
 def names(text: str) -> tuple[str, ...]:

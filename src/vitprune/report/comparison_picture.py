@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vitprune.files import write_bytes
 from vitprune.report.comparison import Comparison, Summary
+from vitprune.report.drawn import save_figure
 from vitprune.report.front import COSTS
 from vitprune.report.front_picture import DEAD, DENSE, ROOM
 
@@ -56,9 +55,7 @@ def draw_comparison(found: Comparison, path: Path) -> None:
     if shown:
         panel.legend(frameon=False, fontsize=8, loc="best")
     panel.set_title(found.title, fontsize=11, loc="left")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=130, format="png")
-    write_bytes(path, drawn.getvalue())
+    save_figure(figure, path)
 
 
 def _range(shown: list[Summary], dense: float, found: Comparison) -> tuple[float, float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
-from vitprune.files import write_bytes
 from vitprune.report.comparison_picture import COLORS, MARKS
 from vitprune.report.domains import CONTROL, DENSE, DomainLine, DomainStudy
+from vitprune.report.drawn import save_figure
 from vitprune.report.paired import Spread
 
 COLUMNS = 4  # at most
@@ -54,9 +53,7 @@ def draw_domains(found: DomainStudy, model: str, path: Path) -> None:
     if labels[0]:
         figure.legend(*labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(f"{model}: {found.title}", fontsize=10, x=0.01, ha="left")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=120, format="png")
-    write_bytes(path, drawn.getvalue())
+    save_figure(figure, path, 120)
 
 
 def _panel(axis: Any, title: str, points: list[tuple[DomainLine, Spread]], styles: dict[str, int]) -> None:

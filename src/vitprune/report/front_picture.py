@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vitprune.errors import StoreError
+from vitprune.report.drawn import save_figure
 from vitprune.report.front import COSTS, Front, FrontPoint
 from vitprune.report.labels import PLACES, Label, write_labels
 
@@ -62,10 +62,7 @@ def draw_front(front: Front, path: Path) -> None:
     figure.draw_without_rendering()  # labels need to know where the panels are
     for panel, cost in zip(panels, COSTS, strict=True):
         _name(panel, [p for p in points if cost in p.shares()], cost, low)
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    save_figure(figure, path)
 
 
 def _percent(point: FrontPoint) -> float:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitprune.errors import StoreError
 from vitprune.normal import Z95
+from vitprune.report.drawn import save_figure
 
 NAMES = {"macs": "MACs", "params": "parameters", "latency": "predicted latency"}
 FIXED = {"uniform": ("s", "#c2543d"), "cascade": ("^", "#b8860b")}  # marks of fixed ratios
@@ -125,7 +125,4 @@ def draw_probes(rows: Sequence[ProbeRow], dense: float, title: str, path: Path) 
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    save_figure(figure, path)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitprune.errors import StoreError
 from vitprune.normal import Z95
+from vitprune.report.drawn import save_figure
 from vitprune.report.palette import ink_on
 from vitprune.report.panel import Panel, blank
 from vitprune.report.sensitivity import (
@@ -50,10 +50,7 @@ def draw_sensitivity(rows: Sequence[SensitivityRow], path: Path, title: str = ""
     _legend(figure, maps, any(missing))
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    save_figure(figure, path)
 
 
 def sensitivity_panels(rows: Sequence[SensitivityRow]) -> tuple[Panel, ...]:

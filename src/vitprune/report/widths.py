@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitprune.errors import StoreError
 from vitprune.plan import Plan
+from vitprune.report.drawn import save_figure
 from vitprune.report.palette import BLUE, DENSE_BAR, MARKS, SERIES, SOFT
 from vitprune.report.panel import WIDTH, Panel, blank, entry, key
 from vitprune.report.svg import tip
@@ -71,10 +71,7 @@ def draw_widths(rows: Sequence[WidthRow], path: Path, title: str = "") -> None:
         figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    save_figure(figure, path)
 
 
 def _bars(axes: Any, part: Sequence[WidthRow]) -> None:
