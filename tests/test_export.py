@@ -31,14 +31,12 @@ from vitprune.models import LoadedModel
 from vitprune.preprocessing import Preprocessing
 
 HERE = Path(__file__).parents[1]
-HEAVY = ("executorch",)  # half a minute each
 
 
 def case(name: str, quantize: str | None = None) -> object:
     """A parameter that is skipped where the format's packages are not installed."""
     lacking = [p for p in FORMATS[name].info.packages if importlib.util.find_spec(p) is None]
     marks = [pytest.mark.skipif(bool(lacking), reason=f"{', '.join(lacking)} not installed")]
-    marks += [pytest.mark.slow] if name in HEAVY else []
     return pytest.param(name, quantize, marks=marks, id=f"{name}-{quantize or 'float32'}")
 
 
