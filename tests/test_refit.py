@@ -14,7 +14,7 @@ from vitprune.calibrate import CalibrationError, Replay, sites
 from vitprune.plan import GroupPlan, Plan, identity
 from vitprune.progress import Silent
 from vitprune.refit import RefitError, refit
-from vitprune.refit.normal import Moments, best_ridge
+from vitprune.refit.normal import WIDE, Moments, best_ridge
 from vitprune.refit.spool import Spool
 from vitprune.shrink import shrink
 from vitprune.trace import trace
@@ -63,7 +63,9 @@ def test_moments_solve_the_shrunk_normal_equations(bias: bool) -> None:
     moments = Moments(6, 3, torch.device("cpu"))
     for part in range(4):
         moments.add(x[100 * part : 100 * part + 100], r[100 * part : 100 * part + 100])
-    change, shift, before, after = moments.solve(bias)
+    change, shift = moments.solve(bias)
+    zero = torch.zeros_like(change), torch.zeros_like(shift)
+    before, after = moments.error(*zero), moments.error(change, shift)
     cx, cr = (x - x.mean(0), r - r.mean(0)) if bias else (x, r)
     s, p, n = cx.T @ cx / 400, 6, 400
     square, trace_ = float((s @ s).trace()), float(s.trace())
@@ -107,13 +109,29 @@ def test_the_error_of_a_change_is_that_on_the_samples() -> None:
     assert moments.error(change, shift) == pytest.approx(want)
 
 
+@pytest.mark.parametrize("inputs", [WIDE // 2, WIDE, 2 * WIDE + 7])
+def test_moments_are_weighted_sums_of_products(inputs: int) -> None:
+    generator = torch.Generator().manual_seed(6)
+    x, r = torch.randn(40, inputs, generator=generator), torch.randn(40, 5, generator=generator)
+    weights = torch.rand(40, generator=generator)
+    moments = Moments(inputs, 5, torch.device("cpu"))
+    moments.add(x[:30], r[:30], weights[:30])
+    moments.add(x[30:], r[30:], weights[30:])
+    w = weights.double().diag()
+    torch.testing.assert_close(moments.xx, x.double().T @ w @ x.double())
+    torch.testing.assert_close(moments.xr, x.double().T @ w @ r.double())
+    torch.testing.assert_close(moments.x, weights.double() @ x.double())
+    torch.testing.assert_close(moments.r, weights.double() @ r.double())
+    assert moments.rr == pytest.approx(float((w @ r.double().square()).sum())) and moments.count == 40
+
+
 def test_moments_of_inputs_that_never_vary_change_the_bias_only() -> None:
     moments = Moments(3, 2, torch.device("cpu"))
     moments.add(torch.ones(50, 3), torch.tensor([[1.0, -2.0]]).expand(50, 2))
-    change, shift, before, after = moments.solve(True)
+    change, shift = moments.solve(True)
     assert float(change.abs().max()) < 1e-6
     torch.testing.assert_close(shift, torch.tensor([1.0, -2.0], dtype=torch.float64))
-    assert (before, after) == (pytest.approx(5.0), pytest.approx(0.0, abs=1e-9))
+    assert moments.error(change, shift) == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", MODELS)

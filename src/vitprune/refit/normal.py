@@ -8,6 +8,7 @@ from torch import Tensor
 from vitprune.calibrate import oas
 
 RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the mean variance of the inputs
+WIDE = 256  # inputs whose products with others are taken at once
 
 
 class Moments:
@@ -27,14 +28,19 @@ class Moments:
     def add(self, x: Tensor, r: Tensor, weights: Tensor | None = None) -> None:
         """Take in samples: x (N, inputs), r (N, outputs); weights (N,), of mean 1, say how much each counts."""
         x, r = x.double(), r.double()
-        wx = x if weights is None else x * weights.unsqueeze(1).double()
-        wr = r if weights is None else r * weights.unsqueeze(1).double()
+        root = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        if weights is not None:  # by their roots, so that every product below is weighted once
+            root = weights.double().sqrt()
+            x, r = x * root.unsqueeze(1), r * root.unsqueeze(1)
         self.count += len(x)
-        self.x += wx.sum(0)
-        self.r += wr.sum(0)
-        self.xx.addmm_(wx.T, x)
-        self.xr.addmm_(wx.T, r)
-        self.rr += float((wr * r).sum())
+        self.x += root @ x
+        self.r += root @ r
+        self.xr.addmm_(x.T, r)
+        self.rr += float(torch.linalg.vector_norm(r) ** 2)
+        for at in range(0, x.shape[1], WIDE):  # the products above the diagonal, and their mirror image
+            rows = x[:, at : at + WIDE].T @ x[:, at:]
+            self.xx[at : at + WIDE, at:] += rows
+            self.xx[at + WIDE :, at : at + WIDE] += rows[:, WIDE:].T
 
     def idle(self) -> int:
         """How many inputs never vary."""
@@ -64,13 +70,12 @@ class Moments:
         inner = inner - 2 * (self.x @ d) @ shift - self.count * shift.square().sum()
         return (self.rr - float(inner)) / max(self.count, 1)
 
-    def solve(self, bias: bool, ridge: float = 0.0) -> tuple[Tensor, Tensor, float, float]:
-        """(D, d, before, after): r is about D x + d.
+    def solve(self, bias: bool, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+        """(D, d): r is about D x + d.
 
-        D: (outputs, inputs) and d: (outputs,) float64, d zero where there is no bias. before, after: mean squared
-        residual per sample, before and after. The covariance is shrunk towards its mean variance by the oracle
-        approximating coefficient, which anchors D at zero where the samples say little; `ridge` times the mean variance
-        is added to it.
+        D: (outputs, inputs) and d: (outputs,) float64, d zero where there is no bias. The covariance is shrunk towards
+        its mean variance by the oracle approximating coefficient, which anchors D at zero where the samples say little;
+        `ridge` times the mean variance is added to it.
 
         Source: ridge regression with the matrix of `oas`.
         """
@@ -79,8 +84,7 @@ class Moments:
         if ridge:
             shrunk.diagonal().add_(ridge * c.trace() / len(c))
         found = torch.linalg.solve(shrunk, cross, left=True).T.contiguous()  # (outputs, inputs)
-        shift = mr - found @ mx if bias else torch.zeros_like(mr)
-        return found, shift, self.rr / max(self.count, 1), self.error(found, shift)
+        return found, mr - found @ mx if bias else torch.zeros_like(mr)
 
 
 def best_ridge(halves: tuple[Moments, Moments], bias: bool) -> float | None:
@@ -91,7 +95,7 @@ def best_ridge(halves: tuple[Moments, Moments], bias: bool) -> float | None:
     zero = torch.zeros_like(halves[0].xr.T), torch.zeros_like(halves[0].r)
     best, least = None, sum(half.error(*zero) for half in halves)
     for ridge in RIDGES:
-        found = sum(b.error(*a.solve(bias, ridge)[:2]) for a, b in (halves, halves[::-1]))
+        found = sum(b.error(*a.solve(bias, ridge)) for a, b in (halves, halves[::-1]))
         if found < least:
             best, least = ridge, found
     return best

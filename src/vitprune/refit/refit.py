@@ -198,7 +198,7 @@ def _layer(
         pair.dense.advance(dense, pair.dense_at, pair.dense.at[target.node] + 1)
         pair.small.advance(mine, pair.small_at, pair.small.at[site.node])
         wanted = dense[target.node].movedim(target.channel_dim, -1)
-        wanted = wanted if outputs is None else wanted.index_select(-1, outputs)
+        wanted = wanted if outputs is None else wanted[..., outputs]
         reads = pair.small.nodes[pair.small.at[site.node]].args[0]
         x = mine[getattr(reads, "name", "")].movedim(site.channel_dim, -1)
         check_finite(site, x)
@@ -207,7 +207,7 @@ def _layer(
         residual = wanted - got if scale is None else (wanted - got) * scale
         if (join := joins[size]) is not None:
             was, now = dense[join[0].other].movedim(site.channel_dim, -1), mine[join[1].other]
-            was = was if outputs is None else was.index_select(-1, outputs)
+            was = was if outputs is None else was[..., outputs]
             residual = residual + (was - now.movedim(site.channel_dim, -1))
         counts, half = None if felt is None else felt.weights(x), (len(x) + number % 2) // 2
         for moments, part in zip(halves, (slice(half), slice(half, None)), strict=True):  # by images: tokens are alike
@@ -223,7 +223,8 @@ def _layer(
             before = moments.rr / max(moments.count, 1)
             return Refitted(site.weight, before, before, moments.count, width, moments.idle(), cut)
         ridge = found
-    change, shift, before, after = moments.solve(bias is not None, ridge)
+    change, shift = moments.solve(bias is not None, ridge)
+    before, after = moments.rr / max(moments.count, 1), moments.error(change, shift)
     if scale is not None:
         back = scale.double().reciprocal().masked_fill(scale.abs() < TINY, 0)
         change, shift = change * back.unsqueeze(1), shift * back
