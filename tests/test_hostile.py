@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import resource
 import shutil
 import struct
@@ -24,8 +25,10 @@ from safetensors.torch import load_file, save_file
 
 import vitprune
 from conftest import TINY
+from vitprune.allocate.ratios import read_layer_ratios
+from vitprune.cli.config import read_config
 from vitprune.data import open_data
-from vitprune.errors import DataError, StoreError, VitpruneError
+from vitprune.errors import DataError, StoreError, TargetError, VitpruneError
 from vitprune.export.capture import metadata
 from vitprune.export.onnx_file import META
 from vitprune.export.types import Job
@@ -259,6 +262,30 @@ def test_the_recursion_limit_is_no_way_out(folder: Path) -> None:
         with pytest.raises(StoreError):
             vitprune.load(folder)
         shutil.copy(kept() / name, folder / name)
+
+
+@pytest.mark.parametrize("name", ["ratios.json", "ratios.toml", "compare.toml"])
+def test_nor_is_it_for_files_that_users_write(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(("" if name.endswith("json") else "model = ") + "[" * (sys.getrecursionlimit() * 20))
+    with pytest.raises(VitpruneError, match=name):
+        read_config(path) if name == "compare.toml" else read_layer_ratios(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("mean", [10**400] * 3), ("std", [math.nan] * 3), ("mean", [math.inf] * 3)]
+)
+def test_numbers_that_no_image_has(folder: Path, field: str, value: list[float]) -> None:
+    fields = json.loads((kept() / PREPROCESSOR).read_text())
+    (folder / PREPROCESSOR).write_text(json.dumps(fields | {field: value}))
+    with pytest.raises(StoreError, match=field):
+        vitprune.load(folder)
+
+
+def test_a_share_beyond_all_numbers(tmp_path: Path) -> None:
+    (tmp_path / "ratios.json").write_text(json.dumps({"blocks.0.mlp": 10**400}))
+    with pytest.raises(TargetError, match=r"share of 'blocks.0.mlp' must be a number"):
+        read_layer_ratios(tmp_path / "ratios.json")
 
 
 @fuzz

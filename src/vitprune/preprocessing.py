@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from reprlib import repr as shown  # short, whatever the value
@@ -39,8 +40,11 @@ class Preprocessing:
                 f"an image may have at most {MAX_VALUES} values, but size {self.size} with {self.channels} channel(s) "
                 f"has {values}"
             )
-        if min(self.size) < 1 or not 0 < self.crop_pct <= 1 or min(self.std) <= 0:
-            raise ModelError(f"preprocessing out of range: size {self.size}, crop {self.crop_pct}, std {self.std}")
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if min(self.size) < 1 or not 0 < self.crop_pct <= 1 or not finite or min(self.std) <= 0:
+            raise ModelError(
+                f"preprocessing out of range: size {self.size}, crop {self.crop_pct}, mean {self.mean}, std {self.std}"
+            )
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
             raise ModelError(f"interpolation must be one of {known}, but got {shown(self.interpolation)}")
@@ -63,7 +67,7 @@ class Preprocessing:
                 crop_pct=float(fields.get("crop_pct", 1.0)),
                 crop_mode=str(fields.get("crop_mode", "center")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"preprocessing needs size, mean and std, but got {shown(dict(fields))}") from error

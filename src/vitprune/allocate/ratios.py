@@ -37,7 +37,7 @@ def read_layer_ratios(path: Path) -> dict[str, float]:
     if not isinstance(found, dict) or not found:
         raise TargetError(f"ratios file {path} must be a table of group name patterns and shares, and not empty")
     for pattern, share in found.items():
-        if isinstance(share, bool) or not isinstance(share, int | float):
+        if isinstance(share, bool) or not isinstance(share, int | float) or not abs(share) < 2**53:
             quotes = "; in TOML, names with dots or colons stand in quotes" if isinstance(share, dict) else ""
             raise TargetError(
                 f"ratios file {path}: the share of {pattern!r} must be a number, but is {str(share)[:40]!r}{quotes}"

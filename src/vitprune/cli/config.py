@@ -60,7 +60,7 @@ def read_config(path: Path, **command_line: Any) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
         found = tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path} cannot be read: {why}; give a TOML file, see docs/usage.md") from error
     _check_top(path, found)
