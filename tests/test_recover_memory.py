@@ -98,6 +98,17 @@ def test_checkpointing_keeps_less_and_changes_nothing(spec: str) -> None:
         torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("amp", ["no", "bf16"])
+def test_what_is_computed_again_is_what_was_computed(amp: str) -> None:
+    """In bf16 on the CPU attention takes plain matmuls, in both passes."""
+    results = []
+    for wanted in (False, True):
+        model = load(VIT).model
+        fit(model, quarters(), quarters(40, shuffle=False), replace(BASE, epochs=1, amp=amp, grad_checkpointing=wanted))
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
 def test_checkpointing_of_transformers() -> None:
     from transformers import ViTConfig, ViTForImageClassification
 

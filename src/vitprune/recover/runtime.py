@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,20 +125,23 @@ class Runtime:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Runs the forward pass in the run's precision.
-
-        On the CPU in bf16 attention is computed by plain matmuls: the backward pass of the fused kernel is several
-        times slower there.
-        """
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
+        """Runs the forward pass in the run's precision."""
         with ExitStack() as stack:
             if self.amp != "no":
                 dtype = torch.bfloat16 if self.amp == "bf16" else torch.float16
                 stack.enter_context(torch.autocast(self.device.type, dtype))
-            if self.device.type == "cpu" and self.amp == "bf16":
-                stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+            stack.enter_context(self._attention())
             yield
+
+    def _attention(self) -> AbstractContextManager[Any]:
+        """On the CPU in bf16 attention is plain matmuls: the backward pass of the fused kernel is far slower there.
+
+        The backward pass needs this, too: gradient checkpointing computes the forward pass again in it.
+        """
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        plain = self.device.type == "cpu" and self.amp == "bf16"
+        return cast(AbstractContextManager[Any], sdpa_kernel([SDPBackend.MATH])) if plain else nullcontext()
 
     @contextmanager
     def alone(self, model: nn.Module, wanted: bool) -> Iterator[None]:
@@ -148,7 +151,8 @@ class Runtime:
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagates, scaled where fp16 needs it."""
-        self._accelerator.backward(loss)
+        with self._attention():
+            self._accelerator.backward(loss)
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Averages over processes the gradients of parameters that stand outside of the wrapped model."""
