@@ -97,6 +97,21 @@ def test_runs_keep_what_a_report_needs(command: Any, image_folder: Path) -> None
     assert told.json["models"] == ["macs=0.8", "macs=0.5"]
 
 
+def test_models_that_were_trained_alone_compare_image_by_image(command, image_folder: Path) -> None:
+    common = ("--data", image_folder, "--device", "cpu", "--quiet", "--epochs", "1")
+    assert command("train", TINY, *common, "--out", "dense").code == 0
+    assert command("finetune", "dense", *common, "--out", "tuned").code == 0
+    kept = {name: json.loads(Path(name, "metrics.json").read_text()) for name in ("dense", "tuned")}
+    for metrics in kept.values():
+        for key, row in (("dense", metrics["rows"][0]), ("saved", metrics["rows"][-1])):
+            labels, predicted = Answers.from_json(metrics["answers"][key]).arrays()
+            assert float((labels == predicted).mean()) == pytest.approx(row["top1"])
+    assert kept["tuned"]["answers"]["dense"] == kept["dense"]["answers"]["saved"]
+    told = command("report", "dense", "tuned", "--out", "both.html", "--json", "--quiet")
+    assert told.code == 0, told.err
+    assert "they are of pruned models" in json.dumps(told.json["missing"])
+
+
 def test_the_command_line_is_kept_without_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["x", "search", "a b", "--storage", "postgresql://me:se:cret@host/db", "--data", "cifar10:/x@y"]
     monkeypatch.setattr(sys, "argv", words)

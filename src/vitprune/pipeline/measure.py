@@ -38,11 +38,6 @@ class Measured:
         return cls(row_from_json(values), None if given is None else Answers.from_json(given))
 
 
-def row_of(name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress) -> Row:
-    """The row of a model: see `measured`."""
-    return measured(name, model, macs, test, device, progress).row
-
-
 def measured(name: str, model: nn.Module, macs: int, test: Batches, device: str, progress: Progress) -> Measured:
     """The row of a model, and what it answered.
 
@@ -60,6 +55,12 @@ def measured(name: str, model: nn.Module, macs: int, test: Batches, device: str,
     )
     labels, predicted = (np.frombuffer(b, "<u4").astype(np.int64) for b in (accuracy.labels, accuracy.predicted))
     return Measured(row, Answers.of(test.identity(), labels, predicted))
+
+
+def answered(dense: Answers | None, saved: Answers | None) -> dict[str, Any]:
+    """Which test images the saved model was right about, and what it and the dense model answered, as JSON."""
+    given = {name: a.to_json() for name, a in (("dense", dense), ("saved", saved)) if a is not None}
+    return {"right": None if saved is None else saved.hits().to_json(), "answers": given}
 
 
 def tensor_bytes(model: nn.Module) -> int:

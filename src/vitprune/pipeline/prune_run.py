@@ -20,7 +20,7 @@ from vitprune.masks import Start
 from vitprune.pipeline.begin import begin_once
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.learned import METHODS, learn
-from vitprune.pipeline.measure import Measured, measured, measured_split, say, with_latency
+from vitprune.pipeline.measure import Measured, answered, measured, measured_split, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.schedule import Schedule, in_steps
@@ -134,7 +134,7 @@ def run_prune(
         "rows": [r.to_json() for r in rows],
         "data": asdict(data),
         "device": place,
-        **run.answered(),
+        **answered(run.answers[0], run.answers[-1]),
         "run": wanted,
     }
     metrics |= {"command": command} if command else {}
@@ -343,9 +343,3 @@ class _Run:
         self.rows.append(found.row)
         self.answers.append(found.answers)
         self.progress.line(say(found.row))
-
-    def answered(self) -> dict[str, Any]:
-        """Which test images the saved model was right about, and what it and the dense model answered, as JSON."""
-        first, last = self.answers[0], self.answers[-1]
-        given = {name: a.to_json() for name, a in (("dense", first), ("saved", last)) if a is not None}
-        return {"right": None if last is None else last.hits().to_json(), "answers": given}

@@ -149,8 +149,8 @@ def page_of(
     sections += [] if probes is None else [probes]
     if models:
         add(figures.curves_section(models, head), "Learning curves", "no model on this page was trained (--epochs 0)")
-        why = f"{head.name} did not keep what it predicted, which versions before this one did not; "
-        why += "make the run again" if head.pruned else "they are of pruned models"
+        old = f"{head.name} did not keep what it predicted, which versions before this one did not; make the run again"
+        why = old if head.pruned else "they are of pruned models, and none is on this page"
         add(figures.classes_section(models, head), "Which classes lost, and confusions", why)
         section, why = images_section(head, data) if images else (None, "left out by --no-images")
         add(section, "Images whose prediction changed", why)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitprune import models, store
 from vitprune.files import check_free
-from vitprune.pipeline.measure import measured_split, row_of, say
+from vitprune.pipeline.measure import Measured, answered, measured, measured_split, say
 from vitprune.pipeline.prune_run import PruneResult
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
@@ -17,7 +17,6 @@ from vitprune.pipeline.versions import versions
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, Silent
 from vitprune.recover import TrainSettings, Upkeep, fit
-from vitprune.report import Row
 from vitprune.store.read import PLAN
 from vitprune.trace import trace
 
@@ -68,11 +67,11 @@ def run_train(
     with team.main_first():
         work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
     graph = trace(opened.model, (models.example(opened.loaded.preprocessing).to(place),))
-    test, rows = measured_split(images), list[Row]()
+    test, found = measured_split(images), list[Measured]()
     macs = graph.cost()[0]
     if not from_scratch and team.main:
-        rows.append(row_of("before", opened.model, macs, test, place, said))
-        said.line(say(rows[-1]))
+        found.append(measured("before", opened.model, macs, test, place, said))
+        said.line(say(found[-1].row))
     taught = None
     if teacher:
         taught = open_teacher(
@@ -99,9 +98,11 @@ def run_train(
     if not team.main:
         team.wait()
         return PruneResult(out, plan, (), history)
-    rows.append(row_of("trained" if from_scratch else "fine-tuned", opened.model, macs, test, place, said))
-    said.line(say(rows[-1]))
-    metrics = {"rows": [r.to_json() for r in rows], "data": asdict(data), "device": place}
+    name = "trained" if from_scratch else "fine-tuned"
+    found.append(measured(name, opened.model, macs, test, place, said))
+    said.line(say(found[-1].row))
+    metrics = {"rows": [m.row.to_json() for m in found], "data": asdict(data), "device": place}
+    metrics |= answered(found[0].answers, found[-1].answers)
     metrics |= {"training": training.to_json(), "history": history}
     if teacher:
         metrics["teacher"] = teacher
@@ -110,4 +111,4 @@ def run_train(
     )
     work.remove()
     team.wait()
-    return PruneResult(out, plan, tuple(rows), history)
+    return PruneResult(out, plan, tuple(m.row for m in found), history)
