@@ -9,7 +9,7 @@ import typer
 
 from vitprune.cli import options as o
 from vitprune.cli.config import read_config
-from vitprune.cli.run import command_line, print_json
+from vitprune.cli.run import command_line, print_json, some_failed
 
 
 def compare(
@@ -69,8 +69,4 @@ def compare(
         print_comparison(found)
         print(f"saved: {place}  (table.md, table.csv, table.json, compare.png, {len(found.finished)} models in runs/)")
     if found.failed:
-        names = ", ".join(c.name for c in found.failed)
-        raise CellsFailed(
-            f"{len(found.failed)} of {len(found.cells)} cells failed ({names}); what was wrong stands in "
-            f"{place}/table.md; the same command tries them again"
-        )
+        raise CellsFailed(some_failed("cells", [c.name for c in found.failed], len(found.cells), place / "table.md"))

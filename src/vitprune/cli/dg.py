@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vitprune.cli import options as o
-from vitprune.cli.run import print_json
-from vitprune.errors import TargetError
+from vitprune.cli.run import print_json, some_failed
 
 
 def dg(
@@ -117,7 +116,7 @@ def dg(
         o.names(scores),
         tuple(dict.fromkeys(wanted)),
         o.names(over),
-        _whole("--seeds", seeds),
+        o.whole_numbers("--seeds", seeds),
         o.train_settings(dense_epochs, set_ or (), lr=rate, **common),
         o.train_settings(epochs, set_ or (), lr=lr, **common),
         o.numbers("--rates", rates),
@@ -150,16 +149,4 @@ def dg(
         print_domains(found)
         print(f"saved: {place}  (table.md, table.csv, table.json, curves-*.png, {len(found.finished)} models in runs/)")
     if found.failed:
-        names = ", ".join(c.name for c in found.failed[:3]) + (", ..." if len(found.failed) > 3 else "")
-        raise StudyFailed(
-            f"{len(found.failed)} of {len(found.cells)} cells failed ({names}); what was wrong stands in "
-            f"{place}/table.md; the same command tries them again"
-        )
-
-
-def _whole(option: str, text: str) -> tuple[int, ...]:
-    """The whole numbers in "0,1, 2". Raises TargetError, naming the option, for anything else."""
-    try:
-        return tuple(int(part) for part in o.names(text))
-    except ValueError as error:
-        raise TargetError(f"{option} must be whole numbers joined by commas, but got {text!r}") from error
+        raise StudyFailed(some_failed("cells", [c.name for c in found.failed], len(found.cells), place / "table.md"))

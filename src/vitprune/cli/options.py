@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from vitprune.errors import TargetError
+
+Number = TypeVar("Number", int, float)
 
 Model = Annotated[
     str,
@@ -165,10 +167,19 @@ def names(text: str) -> tuple[str, ...]:
 
 def numbers(option: str, text: str | None) -> tuple[float, ...]:
     """The numbers in "0.5,1, 2". Raises TargetError, naming the option, for anything else."""
+    return _parsed(option, text, float, "numbers")
+
+
+def whole_numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """The whole numbers in "0,1, 2". Raises TargetError, naming the option, for anything else."""
+    return _parsed(option, text, int, "whole numbers")
+
+
+def _parsed(option: str, text: str | None, kind: Callable[[str], Number], what: str) -> tuple[Number, ...]:
     try:
-        return tuple(float(part) for part in names(text or ""))
+        return tuple(kind(part) for part in names(text or ""))
     except ValueError as error:
-        raise TargetError(f"{option} must be numbers joined by commas, but got {text!r}") from error
+        raise TargetError(f"{option} must be {what} joined by commas, but got {text!r}") from error
 
 
 def ratios(pairs: Sequence[str]) -> dict[str, float]:

@@ -10,7 +10,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from vitprune.shortage import memory_for
 INTERRUPTED = 130  # what shells give for Ctrl-C
 TERMINATED = 143
 GRACE_S = 5.0
+NAMED = 3  # of what failed
 LESS = "give smaller batches (--batch-size) or fewer images; a run that was begun goes on where it stopped"
 
 
@@ -77,3 +79,12 @@ def command_line() -> str:
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=1))
+
+
+def some_failed(what: str, names: Sequence[str], total: int, table: Path) -> str:
+    """The error of a command of which some "cells" or "points" failed and the others are there."""
+    told = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return (
+        f"{len(names)} of {total} {what} failed ({told}); what was wrong stands in {table}; "
+        "the same command tries them again"
+    )

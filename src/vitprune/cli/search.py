@@ -131,7 +131,7 @@ def search(
         confident,
         method,
         per,  # type: ignore[arg-type]  # checked there
-        _fractions(fractions),
+        o.numbers("--fractions", fractions),
         score=score,
         scope=base.scope,
         kinds=base.kinds,
@@ -181,15 +181,6 @@ def _show(result: Any, json: bool) -> None:
     print(f"saved: {result.model.folder}  (vitprune.load({str(result.model.folder)!r})); {len(result.probes)} probes")
     also = "" if result.curves is None else "; sensitivity.csv, .json, .md, .png"
     print(f"in {result.folder}: probes.csv, .md, .png{also}")
-
-
-def _fractions(text: str) -> tuple[float, ...]:
-    from vitprune.search import SearchError
-
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise SearchError(f"fractions are numbers joined by commas, such as 0.25,0.5,0.75, but got {text!r}") from None
 
 
 def _show_pick(result: Any, json: bool) -> None:

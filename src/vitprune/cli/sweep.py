@@ -10,7 +10,7 @@ import typer
 from vitprune.cli import options as o
 from vitprune.cli.prune import prune
 from vitprune.cli.request import request, with_options_of
-from vitprune.cli.run import command_line, print_json
+from vitprune.cli.run import command_line, print_json, some_failed
 
 
 @with_options_of(prune, without=("target", "mask_weight", "rate"))
@@ -73,8 +73,4 @@ def sweep(
         print_front(front)
         print(f"saved: {place}  (front.md, front.csv, front.json, front.png, {len(front.finished)} models in points/)")
     if front.failed:
-        names = ", ".join(p.asked for p in front.failed)
-        raise SweepError(
-            f"{len(front.failed)} of {len(points)} points failed ({names}); what was wrong stands in {place}/front.md; "
-            "the same command tries them again"
-        )
+        raise SweepError(some_failed("points", [p.asked for p in front.failed], len(points), place / "front.md"))
