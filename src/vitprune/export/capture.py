@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -81,9 +82,9 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of exporters meanwhile: what counts is compared afterwards."""
+    """Without the warnings of exporters meanwhile, and what they print: what counts is compared afterwards."""
     levels = {name: logging.getLogger(name).level for name in NOISY}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         for name in NOISY:
             logging.getLogger(name).setLevel(logging.ERROR)

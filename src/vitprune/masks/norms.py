@@ -58,7 +58,7 @@ def _chunks(size: int, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """
     alone = rows[0].device.type == "cpu" and torch.get_num_threads() == 1 and not torch.compiler.is_compiling()
     count = max(1, CHUNK // size) if alone else max(1, len(rows[0]))
-    return zip(*(torch.split(r, count) for r in rows), strict=True)
+    return zip(*(torch.split(r, count) for r in rows))  # noqa: B905  # torch 2.9 cannot compile strict=True
 
 
 class _KeptNorm(torch.autograd.Function):
