@@ -80,7 +80,8 @@ def test_latency_takes_turns() -> None:
     models = {"dense": Recorder("dense", log), "pruned": Recorder("pruned", log).train()}
     before = torch.get_num_threads()
     rows = latency(models, torch.zeros(2, 1, 4, 4), batch_sizes=(1, 3), threads=1, warmup=1, repeats=4)
-    assert log == [(n, b, 1) for b in (1, 3) for _ in range(5) for n in ("dense", "pruned")]
+    both = ["dense", "pruned"]
+    assert log == [(n, b, 1) for b in (1, 3) for turn in range(5) for n in (both[::-1] if turn % 2 else both)]
     assert [(r.name, r.batch) for r in rows] == [("dense", 1), ("pruned", 1), ("dense", 3), ("pruned", 3)]
     assert all(0 < r.p10_ms <= r.median_ms <= r.p90_ms for r in rows)
     assert rows[0].threads == 1 and rows[0].dtype == "float32" and rows[0].repeats == 4

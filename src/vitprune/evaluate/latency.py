@@ -47,7 +47,7 @@ def latency(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[LatencyRow, ...]:
-    """One row per batch size and model, the models taking turns within every repeat.
+    """One row per batch size and model, the models taking turns within every repeat, in every other one backwards.
 
     models: modules, or other callables that take the images and set their threads themselves, such as exported files.
     `example`: (B, C, H, W), of which the first image is repeated to each batch size. `threads`: CPU threads, else
@@ -71,7 +71,7 @@ def latency(
             x = example[:1].to(device).expand(batch, *example.shape[1:]).contiguous()
             times: dict[str, list[float]] = {name: [] for name in models}
             for turn in range(warmup + repeats):
-                for name, model in models.items():
+                for name, model in list(models.items())[:: -1 if turn % 2 else 1]:
                     ms = timed(model, x)
                     if turn >= warmup:
                         times[name].append(ms)
