@@ -24,6 +24,8 @@ import atheris
 import torch
 from safetensors.torch import save_file
 
+from conftest import TINY
+
 with atheris.instrument_imports(include=["vitprune", "json.decoder", "tomllib"]):
     import vitprune
     from vitprune.allocate.ratios import read_layer_ratios
@@ -111,9 +113,7 @@ def saved() -> Path:
     """A small saved model, made once."""
     folder = WORK / "saved"
     if not folder.exists():
-        origin = vitprune.load_model(
-            "timm:vit_tiny_patch16_224?img_size=16&patch_size=8&embed_dim=24&depth=1&num_heads=2&num_classes=3"
-        )
+        origin = vitprune.load_model(TINY)
         graph = vitprune.trace(origin)
         chosen = vitprune.allocate(graph, vitprune.score(graph, origin), "macs=0.6")
         vitprune.save(folder, vitprune.shrink(origin, graph, chosen), chosen, origin)

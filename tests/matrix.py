@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 
 from vitprune.plan import GroupPlan, Plan, keep_all
@@ -19,6 +21,7 @@ from vitprune.trace import trace
 from vitprune.trace.graph import Graph, Group
 from zoo import Case
 
+OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.9")  # its ViT has other modules
 TOLERANCE = 1e-5  # relative, in float32
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 
-from matrix import half_plan, output, relative
+from matrix import OLD_TRANSFORMERS, half_plan, output, relative
 from vitprune.allocate import allocate
 from vitprune.plan import Plan
 from vitprune.score import score
@@ -16,7 +14,7 @@ from vitprune.trace import trace
 from zoo import CASES
 
 NEW_LAYERS = pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.9"),
+    OLD_TRANSFORMERS,
     reason="before transformers 5.9 no module of its ViT gives what the MLP adds, without the sum",
 )
 HF_VIT = pytest.param("hf/vit/eager", marks=NEW_LAYERS)

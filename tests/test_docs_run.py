@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ FEW = "--limit 48 --batch-size 16 --workers 0"
 SHORTER = {
     "prune": f"{FEW} --calibration 24",
     "sweep": f"{FEW} --calibration 24",
-    "search": f"{FEW} --calibration 24 --max-drop 90 --trials 3",
+    "search": f"{FEW} --calibration 24",
     "dg": "--limit 30 --batch-size 16 --workers 0 --calibration 12 --seeds 0 --dense-epochs 1 --epochs 2 --ratios 0.3",
     "train": FEW,
     "finetune": FEW,
@@ -81,10 +80,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for root, domains in (("PACS", "art photo sketch"), ("OfficeHome", "Art Clipart Product")):
         for seed, domain in enumerate(domains.split()):
             pictures(home / root / domain, "bike desk", 15, seed)
-    for name in ("vit-base", "beit-base", "deit-base"):
-        hf(home / name, 2)
-    for name in ("checkpoints/my-vit", "dinov2"):
-        hf(home / name, 3, "Dinov2" if name == "dinov2" else "ViT")
+    hf(home / "vit-base", 2)  # the only one of the models of a study that is taken
+    hf(home / "checkpoints/my-vit", 3)
+    hf(home / "dinov2", 3, "Dinov2")
     return home
 
 
@@ -94,12 +92,11 @@ def short(line: str) -> list[str]:
     line = EPOCHS.sub(r"--\1 1", line)
     name, *arguments = shlex.split(line)[1:]
     extra = SHORTER.get(name, "")
-    if "--pick" in line:
-        extra = extra.partition("--max-drop")[0] if "--epochs" in line else ""
-    if "sensitivity" in line:  # which makes as many as it has parts and fractions
-        extra = extra.replace("--trials 3", "")
-    if "--max-drop" not in line and name == "search":
-        extra = extra.replace("--max-drop 90", "")
+    if "--pick" in line and "--epochs" not in line:  # nothing is trained
+        extra = ""
+    if name == "search" and "--pick" not in line:
+        extra += " --max-drop 90" if "--max-drop" in arguments else ""
+        extra += "" if "sensitivity" in arguments else " --trials 3"  # which probes all parts and fractions
     if name == "dg":
         at = arguments.index("--models") + 1
         arguments[at] = arguments[at].split(",")[0]
@@ -108,7 +105,6 @@ def short(line: str) -> list[str]:
     return [name, *arguments, *extra.split()]
 
 
-@cache
 def before(line: str) -> tuple[str, ...]:
     """The commands whose results the line names."""
     text, fashion = line.replace("--out small", ""), "shipped:fmnist-vit --data fashion-mnist"

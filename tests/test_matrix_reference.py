@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from torch import Tensor, nn
 
-from matrix import TOLERANCE, half_plan, output, relative, traced
+from matrix import OLD_TRANSFORMERS, TOLERANCE, half_plan, output, relative, traced
 from vitprune.plan import GroupPlan, Plan
 from zoo import CASES
 
@@ -99,9 +97,7 @@ def own_layers(model: Any) -> list[Layer]:
     ]
 
 
-NEW_NAMES = pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.9"), reason="the masks are placed by the names of transformers 5.9"
-)
+NEW_NAMES = pytest.mark.skipif(OLD_TRANSFORMERS, reason="the masks are placed by the names of transformers 5.9")
 
 
 @pytest.mark.parametrize(

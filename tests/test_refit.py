@@ -131,7 +131,8 @@ def test_moments_of_inputs_that_never_vary_change_the_bias_only() -> None:
     change, shift = moments.solve(True)
     assert float(change.abs().max()) < 1e-6
     torch.testing.assert_close(shift, torch.tensor([1.0, -2.0], dtype=torch.float64))
-    assert moments.error(change, shift) == pytest.approx(0.0, abs=1e-9)
+    before, after = moments.error(torch.zeros_like(change), torch.zeros_like(shift)), moments.error(change, shift)
+    assert (before, after) == (pytest.approx(5.0), pytest.approx(0.0, abs=1e-9))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -217,14 +217,14 @@ def _layer(
     for pair in pairs.values():
         pair.dense_at, pair.small_at = pair.dense.at[target.node] + 1, pair.small.at[site.node]
     moments, ridge = halves[0] + halves[1], 0.0
+    before = moments.rr / max(moments.count, 1)
     if moments.count < CHECKED * weight.shape[1]:
         found = best_ridge(halves, bias is not None)
         if found is None:
-            before = moments.rr / max(moments.count, 1)
             return Refitted(site.weight, before, before, moments.count, width, moments.idle(), cut)
         ridge = found
     change, shift = moments.solve(bias is not None, ridge)
-    before, after = moments.rr / max(moments.count, 1), moments.error(change, shift)
+    after = moments.error(change, shift)
     if scale is not None:
         back = scale.double().reciprocal().masked_fill(scale.abs() < TINY, 0)
         change, shift = change * back.unsqueeze(1), shift * back
