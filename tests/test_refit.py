@@ -14,7 +14,7 @@ from vitprune.calibrate import CalibrationError, Replay, sites
 from vitprune.plan import GroupPlan, Plan, identity
 from vitprune.progress import Silent
 from vitprune.refit import RefitError, refit
-from vitprune.refit.normal import WIDE, Moments, best_ridge
+from vitprune.refit.normal import RIDGES, WIDE, Moments, _errors, best_ridge
 from vitprune.refit.spool import Spool
 from vitprune.shrink import shrink
 from vitprune.trace import trace
@@ -99,6 +99,25 @@ def test_a_half_that_predicts_the_other_chooses_the_damping() -> None:
         assert total.count == samples and torch.equal(total.xx, halves[0].xx + halves[1].xx)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_ridge_is_the_one_that_fits_one_by_one_choose(bias: bool) -> None:
+    generator = torch.Generator().manual_seed(8)
+    mix, draw = torch.randn(12, 12, generator=generator), torch.randn(12, 4, generator=generator)
+    for noise in (0.1, 3.0, 20.0):
+        halves = (Moments(12, 4, torch.device("cpu")), Moments(12, 4, torch.device("cpu")))
+        for half, samples in zip(halves, (40, 60), strict=True):
+            x = torch.randn(samples, 12, generator=generator) @ mix + 1
+            r = x @ draw + 2 + noise * torch.randn(samples, 4, generator=generator)
+            half.add(x, r, 0.5 + torch.rand(samples, generator=generator))
+        errors = {}
+        for ridge in RIDGES:
+            errors[ridge] = sum(b.error(*a.solve(bias, ridge)) for a, b in (halves, halves[::-1]))
+        best = min(errors, key=errors.__getitem__)
+        assert best_ridge(halves, bias) == (best if errors[best] < sum(h.rr / h.count for h in halves) else None)
+        together = sum(_errors(*pair, bias) for pair in (halves, halves[::-1]))
+        torch.testing.assert_close(together, torch.tensor(list(errors.values()), dtype=torch.float64))
+
+
 def test_the_error_of_a_change_is_that_on_the_samples() -> None:
     generator = torch.Generator().manual_seed(4)
     x, r = torch.randn(50, 4, generator=generator).double(), torch.randn(50, 2, generator=generator).double() + 3
@@ -112,17 +131,20 @@ def test_the_error_of_a_change_is_that_on_the_samples() -> None:
 @pytest.mark.parametrize("inputs", [WIDE // 2, WIDE, 2 * WIDE + 7])
 def test_moments_are_weighted_sums_of_products(inputs: int) -> None:
     generator = torch.Generator().manual_seed(6)
-    x, r = torch.randn(40, inputs, generator=generator), torch.randn(40, 5, generator=generator)
+    x, r = torch.randn(40, inputs, generator=generator).double(), torch.randn(40, 5, generator=generator).double()
     weights = torch.rand(40, generator=generator)
-    moments = Moments(inputs, 5, torch.device("cpu"))
-    moments.add(x[:30], r[:30], weights[:30])
-    moments.add(x[30:], r[30:], weights[30:])
+    moments, single = Moments(inputs, 5, torch.device("cpu")), Moments(inputs, 5, torch.device("cpu"))
+    for part in (slice(30), slice(30, None)):
+        moments.add(x[part], r[part], weights[part])
+        single.add(x[part].float(), r[part].float(), weights[part])
     w = weights.double().diag()
-    torch.testing.assert_close(moments.xx, x.double().T @ w @ x.double())
-    torch.testing.assert_close(moments.xr, x.double().T @ w @ r.double())
-    torch.testing.assert_close(moments.x, weights.double() @ x.double())
-    torch.testing.assert_close(moments.r, weights.double() @ r.double())
-    assert moments.rr == pytest.approx(float((w @ r.double().square()).sum())) and moments.count == 40
+    torch.testing.assert_close(moments.xx, x.T @ w @ x)
+    torch.testing.assert_close(moments.xr, x.T @ w @ r)
+    torch.testing.assert_close(moments.x, weights.double() @ x)
+    torch.testing.assert_close(moments.r, weights.double() @ r)
+    assert moments.rr == pytest.approx(float((w @ r.square()).sum())) and moments.count == 40
+    torch.testing.assert_close(single.xx, moments.xx, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single.xr, moments.xr, rtol=1e-5, atol=1e-5)
 
 
 def test_moments_of_inputs_that_never_vary_change_the_bias_only() -> None:

@@ -27,11 +27,12 @@ class Moments:
 
     def add(self, x: Tensor, r: Tensor, weights: Tensor | None = None) -> None:
         """Take in samples: x (N, inputs), r (N, outputs); weights (N,), of mean 1, say how much each counts."""
-        x, r = x.double(), r.double()
         root = torch.ones(len(x), dtype=torch.float64, device=x.device)
         if weights is not None:  # by their roots, so that every product below is weighted once
             root = weights.double().sqrt()
-            x, r = x * root.unsqueeze(1), r * root.unsqueeze(1)
+            single = root.to(torch.promote_types(x.dtype, torch.float32)).unsqueeze(1)  # half as much to move
+            x, r = x * single, r * single
+        x, r = x.double(), r.double()
         self.count += len(x)
         self.x += root @ x
         self.r += root @ r
@@ -63,6 +64,14 @@ class Moments:
         mx, mr = (self.x / n, self.r / n) if bias else (torch.zeros_like(self.x), torch.zeros_like(self.r))
         return self.xx / n - torch.outer(mx, mx), self.xr / n - torch.outer(mx, mr), mx, mr
 
+    def about(self, mx: Tensor, mr: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Sums of (x - mx)(x - mx)^T, (x - mx)(r - mr)^T and the squared r - mr; mx (inputs,), mr (outputs,)."""
+        n = self.count
+        away = self.x - n * mx
+        xx = self.xx - torch.outer(mx, self.x) - torch.outer(away, mx)
+        xr = self.xr - torch.outer(mx, self.r) - torch.outer(away, mr)
+        return xx, xr, self.rr - float(mr @ (2 * self.r - n * mr))
+
     def error(self, change: Tensor, shift: Tensor) -> float:
         """Mean squared residual per sample of r - (change x + shift)."""
         d = change.T  # (inputs, outputs)
@@ -92,10 +101,26 @@ def best_ridge(halves: tuple[Moments, Moments], bias: bool) -> float | None:
 
     None where no change at all does better than any: the samples are too few to say anything.
     """
-    zero = torch.zeros_like(halves[0].xr.T), torch.zeros_like(halves[0].r)
-    best, least = None, sum(half.error(*zero) for half in halves)
-    for ridge in RIDGES:
-        found = sum(b.error(*a.solve(bias, ridge)) for a, b in (halves, halves[::-1]))
-        if found < least:
-            best, least = ridge, found
-    return best
+    found = _errors(*halves, bias) + _errors(*halves[::-1], bias)
+    least = sum(half.rr / max(half.count, 1) for half in halves)
+    best = int(found.argmin())
+    return RIDGES[best] if float(found[best]) < least else None
+
+
+def _errors(a: Moments, b: Moments, bias: bool) -> Tensor:
+    """(len(RIDGES),) `b.error(*a.solve(bias, ridge))` for every ridge, from one decomposition.
+
+    In the basis of a's covariance a ridge changes numbers instead of a matrix: with the eigenvalues l, the
+    cross-covariance z and the other half's sums B and w in that basis, and u = 1 / (l + ridge), the squared error is
+    rr - 2 u.v + u^T H u, where v = sum over outputs of z * w and H = B * (z z^T), elementwise.
+    """
+    c, cross, mx, mr = a.central(bias)
+    values, basis = torch.linalg.eigh(oas(c, max(a.count, 1)))
+    xx, xr, rr = b.about(mx, mr)
+    z = basis.T @ cross
+    v = (z * (basis.T @ xr)).sum(1)
+    h = (basis.T @ xx @ basis) * (z @ z.T)
+    step = torch.tensor(RIDGES, dtype=values.dtype, device=values.device) * c.trace() / len(c)
+    u = 1 / (values + step.unsqueeze(1))  # (ridges, inputs)
+    errors: Tensor = rr - 2 * u @ v + ((u @ h) * u).sum(1)
+    return errors / max(b.count, 1)
