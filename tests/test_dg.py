@@ -57,7 +57,7 @@ def test_cells_are_named_by_what_decides_them() -> None:
     assert more[0][0].key == dense[0].key  # more models and fewer ratios change nothing for the others
     hessian = next(c for c in pruned if (c.form, c.score, c.over) == ("grouped-global", "hessian", "pooled"))
     assert hessian.settings is not None
-    assert (hessian.settings.method, hessian.settings.scope) == ("fisher", "global")
+    assert (hessian.settings.method, hessian.settings.scope) == ("hessian", "global")
     assert set(hessian.settings.kinds or ()) == {"residual", "heads", "qk", "v", "mlp"}
     assert not hessian.settings.refit and not hessian.settings.rotate
     masks = next(c for c in pruned if c.form == "masks")
@@ -91,7 +91,7 @@ def test_settings_that_make_no_sense(wrong: dict[str, object], message: str) -> 
 
 
 def test_words_that_are_unknown_to_others() -> None:
-    with pytest.raises(StudyError, match="scores must be of hessian, .*, but got 'hesian'; did you mean 'hessian'"):
+    with pytest.raises(StudyError, match="scores must be of .*hessian, .*, but got 'hesian'; did you mean 'hessian'"):
         settings(scores=("hesian",))
     with pytest.raises(ScoreError, match="'random' sees no images, so its scores are the same for all domains"):
         settings(scores=("hessian", "random"), over=("worst",))

@@ -268,6 +268,25 @@ def test_gradient_scores_are_finite_differences(group, lane, unit):
     assert score(graph, model, "fisher", batches=pairs())[group][lane, unit] == pytest.approx(fisher, rel=2e-3)
 
 
+def test_hessian_is_half_the_squares_of_every_parameters_own_term():
+    model, graph = Toy(), toy_graph()
+    found = score(graph, model, "hessian", batches=pairs())
+    want = {"blocks.0.fc1:mlp": 0.0, "blocks.1.attn:heads": 0.0}
+    images = [(x[i : i + 1], y[i : i + 1]) for x, y in pairs() for i in range(len(x))]
+    named = dict(model.named_parameters())
+    for x, y in images:
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        grads = dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True), strict=True))
+        for group in want:
+            for member in graph[group].members:
+                if grads.get(member.tensor) is not None:
+                    every = (grads[member.tensor] * named[member.tensor]).detach().double().square()
+                    positions = torch.as_tensor(member.index[0, 1])
+                    want[group] += float(every.index_select(member.dim, positions).sum()) / 2 / len(images)
+    for group, value in want.items():
+        assert value > 0 and found[group][0, 1] == pytest.approx(value, rel=1e-4)
+
+
 def test_gradient_scores_need_labels_and_leave_frozen_weights_frozen():
     model = Toy()
     model.embed.weight.requires_grad_(False)

@@ -30,7 +30,8 @@ def prune(
         str,
         typer.Option(
             help="auto (output-error with calibration images, else magnitude-l2), magnitude-l2, magnitude-l1, lamp, "
-            "taylor, fisher, variance, energy, obs, refit-error, output-error, random; masks, vtp: trained on DATA."
+            "taylor, fisher, hessian, variance, energy, obs, refit-error, output-error, random; masks, vtp: trained on "
+            "DATA."
         ),
     ] = "auto",
     scope: Annotated[

@@ -19,9 +19,6 @@ from vitprune.score.registry import METHODS, lookup
 
 RATIO_OF = ("params", "macs", "units")
 SCORES = ("hessian", "taylor", "magnitude-l1", "magnitude-l2", "lamp", "random")
-# "hessian" of the published study: a unit's second-order term (optimal brain damage, LeCun et al. 1990), with the
-# Hessian's diagonal approximated by squared gradients, image by image (arXiv 2110.04869, equation 5).
-ALIASES = {"hessian": "fisher"}
 EVERY_KIND = ("residual", "heads", "qk", "v", "mlp")
 NARROW = 0.67  # ratios from here on need the residual width, too
 
@@ -79,7 +76,7 @@ class StudySettings:
     def __post_init__(self) -> None:
         for title, given, known in (
             ("ratios", self.ratios, None),
-            ("scores", self.scores, {**ALIASES, **METHODS}),
+            ("scores", self.scores, METHODS),
             ("forms", self.forms, FORMS),
             ("over", self.over, WAYS),
             ("seeds", self.seeds, None),
@@ -95,7 +92,7 @@ class StudySettings:
             raise StudyError(f"ratio-of must be one of {', '.join(RATIO_OF)}, but got {self.ratio_of!r}")
         if "pooled" not in self.over and any(FORMS[name].method is None for name in self.forms):
             for score in self.scores:  # those that see no images would have no cell at all
-                check_way(self.over[0], method_of(score))
+                check_way(self.over[0], score)
         if self.tuning is None and (self.rates or "masks" in self.forms):
             raise StudyError("learning rates to choose from, and masks, need epochs of fine-tuning, but got none")
         if "masks" in self.forms and self.ratio_of == "units":
@@ -117,7 +114,7 @@ class StudySettings:
             ways = self.over if form.method not in LEARNED else ("pooled",)
             return tuple((form.method, way) for way in ways)
         pairs = [(score, way) for score in self.scores for way in self.over]
-        return tuple((s, w) for s, w in pairs if w == "pooled" or "data" in lookup(method_of(s)).info.needs)
+        return tuple((s, w) for s, w in pairs if w == "pooled" or "data" in lookup(s).info.needs)
 
     def pruning(self, name: str, score: str, over: str, ratio: float) -> PruneSettings:
         """The settings of the form of that name. Raises ScoreError for a way that the score cannot go."""
@@ -127,7 +124,7 @@ class StudySettings:
             kinds = (*kinds, "residual")
         settings = PruneSettings(
             self.target(ratio),
-            method=method_of(score),
+            method=score,
             scope=form.scope,
             kinds=kinds,
             round_to=self.round_to,
@@ -155,11 +152,6 @@ class StudySettings:
             "round_to": self.round_to,
             "calibration": self.calibration,
         }
-
-
-def method_of(score: str) -> str:
-    """The name that the table of scores has for a score of the study."""
-    return ALIASES.get(score, score)
 
 
 def _check_list(title: str, given: Sequence[Any], known: Mapping[str, Any] | None) -> None:

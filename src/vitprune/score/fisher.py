@@ -1,6 +1,6 @@
-"""The diagonal empirical Fisher information of a factor on each unit."""
+"""The empirical Fisher information of a factor on each unit."""
 
-from vitprune.score.gradient import first_order, mean_of
+from vitprune.score.gradient import gradient_terms, mean_of
 from vitprune.score.types import Method, ScoreInfo, ScoreInputs, Scores
 
 
@@ -12,7 +12,7 @@ def compute(inputs: ScoreInputs) -> Scores:
     Source: NViT (Yang et al., arXiv 2110.04869, equation 5); the second-order term of a Hessian approximated by the
     empirical Fisher, as in SAViT (Zheng et al., NeurIPS 2022).
     """
-    return mean_of(first_order(inputs, one_by_one=True), 2)
+    return mean_of(gradient_terms(inputs, one_by_one=True), 2)
 
 
 METHOD = Method(

@@ -1,8 +1,8 @@
-"""First-order terms: what the loss changes by, to first order, as a unit's parameters are scaled to nothing.
+"""What gradients say of units: sums of gradient x value, or of its square, over all parameters of a unit.
 
-The term of a unit is the sum of gradient x value over all its parameters: the derivative of the loss with respect to a
-factor on the unit, once for the side that makes it and once for each side that reads it. A branch's term is that of all
-parameters of its last module.
+The first is what the loss changes by, to first order, as a unit's parameters are scaled to nothing: its derivative with
+respect to a factor on the unit, once for the side that makes it and once for each side that reads it. A branch's term
+is that of all parameters of its last module.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from vitprune.score.types import ScoreError, ScoreInputs
 from vitprune.trace.graph import Group
 
 
-def first_order(inputs: ScoreInputs, *, one_by_one: bool) -> Iterator[dict[str, Floats]]:
+def gradient_terms(inputs: ScoreInputs, *, one_by_one: bool, squares: bool = False) -> Iterator[dict[str, Floats]]:
     """Group name -> (lanes, size) of the units' terms, for each batch (or for each image) of (images, labels).
+
+    squares: of (gradient x value)^2, parameter by parameter, instead of gradient x value.
 
     The loss is the mean cross-entropy, in eval mode. Gradients on the model's parameters stay as they are.
 
@@ -47,7 +49,8 @@ def first_order(inputs: ScoreInputs, *, one_by_one: bool) -> Iterator[dict[str, 
                     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
                 terms: dict[str, Tensor | None] = {}
                 for (name, p), grad in zip(named.items(), grads, strict=True):
-                    terms[name] = None if grad is None else grad * p.detach()
+                    term = None if grad is None else grad * p.detach()
+                    terms[name] = term.square() if squares and term is not None else term
                 yield {g.name: _term(g, terms, known, inputs.reduction) for g in inputs.graph.groups}
     finally:
         for p in frozen:

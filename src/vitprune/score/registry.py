@@ -12,6 +12,7 @@ from torch import nn
 from vitprune.score import (
     energy,
     fisher,
+    hessian,
     lamp,
     magnitude_l1,
     magnitude_l2,
@@ -35,6 +36,7 @@ METHODS: dict[str, Method] = {
     "lamp": lamp.METHOD,
     "taylor": taylor.METHOD,
     "fisher": fisher.METHOD,
+    "hessian": hessian.METHOD,
     "energy": energy.METHOD,
     "variance": variance.METHOD,
     "obs": obs.METHOD,

@@ -1,6 +1,6 @@
 """The first-order change of the loss when a unit goes."""
 
-from vitprune.score.gradient import first_order, mean_of
+from vitprune.score.gradient import gradient_terms, mean_of
 from vitprune.score.types import Method, ScoreInfo, ScoreInputs, Scores
 
 
@@ -9,7 +9,7 @@ def compute(inputs: ScoreInputs) -> Scores:
 
     Source: Molchanov et al., arXiv 1906.10771, equation 8 without the square, summed over the group's members.
     """
-    return mean_of(first_order(inputs, one_by_one=False), 1)
+    return mean_of(gradient_terms(inputs, one_by_one=False), 1)
 
 
 METHOD = Method(
