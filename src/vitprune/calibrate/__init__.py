@@ -1,6 +1,6 @@
 """What a model computes on calibration images, operator by operator."""
 
-from vitprune.calibrate.covariance import Covariance, oas
+from vitprune.calibrate.covariance import Covariance, add_products_, oas, weighted
 from vitprune.calibrate.finite import CalibrationError, check_finite
 from vitprune.calibrate.images import images_of
 from vitprune.calibrate.replay import Env, Replay
@@ -15,10 +15,12 @@ __all__ = [
     "Replay",
     "Sensitivity",
     "Site",
+    "add_products_",
     "check_finite",
     "images_of",
     "oas",
     "sensitivities",
     "sites",
     "visit",
+    "weighted",
 ]

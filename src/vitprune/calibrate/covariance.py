@@ -5,6 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+WIDE = 256  # inputs whose products with others are taken at once
+
+
+def weighted(x: Tensor, root: Tensor | None) -> Tensor:
+    """x (N, inputs) in float64, its rows times `root` (N,), the roots of how much they count; None: as they are."""
+    if root is None:
+        return x.double()
+    single = root.to(torch.promote_types(x.dtype, torch.float32))  # half as much to move as in float64
+    return (x * single.unsqueeze(1)).double()
+
+
+def add_products_(total: Tensor, x: Tensor) -> None:
+    """Adds x^T x (inputs, inputs) to `total`: the products above the diagonal, and their mirror image."""
+    for at in range(0, x.shape[1], WIDE):
+        rows = x[:, at : at + WIDE].T @ x[:, at:]
+        total[at : at + WIDE, at:] += rows
+        total[at + WIDE :, at : at + WIDE] += rows[:, WIDE:].T
+
 
 class Covariance:
     """Running sums of x and x x^T, in float64; their size does not depend on the number of samples."""
@@ -16,11 +34,11 @@ class Covariance:
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Take in samples (..., inputs); weights (...), of mean 1, say how much each counts."""
-        flat = x.flatten(0, -2).double()
-        weighted = flat if weights is None else flat * weights.reshape(-1, 1).double()
+        root = None if weights is None else weights.flatten().double().sqrt()
+        flat = weighted(x.flatten(0, -2), root)
         self.count += len(flat)
-        self.first += weighted.sum(0)
-        self.second.addmm_(weighted.T, flat)
+        self.first += flat.sum(0) if root is None else root @ flat
+        add_products_(self.second, flat)
 
     def matrix(self, central: bool) -> Tensor:
         """(inputs, inputs): E[x x^T]; central: of x minus its mean."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitprune.calibrate import oas
+from vitprune.calibrate import add_products_, oas, weighted
 
 RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the mean variance of the inputs
-WIDE = 256  # inputs whose products with others are taken at once
 
 
 class Moments:
@@ -27,21 +26,14 @@ class Moments:
 
     def add(self, x: Tensor, r: Tensor, weights: Tensor | None = None) -> None:
         """Take in samples: x (N, inputs), r (N, outputs); weights (N,), of mean 1, say how much each counts."""
-        root = torch.ones(len(x), dtype=torch.float64, device=x.device)
-        if weights is not None:  # by their roots, so that every product below is weighted once
-            root = weights.double().sqrt()
-            single = root.to(torch.promote_types(x.dtype, torch.float32)).unsqueeze(1)  # half as much to move
-            x, r = x * single, r * single
-        x, r = x.double(), r.double()
+        root = None if weights is None else weights.double().sqrt()  # so that every product below is weighted once
+        x, r = weighted(x, root), weighted(r, root)
         self.count += len(x)
-        self.x += root @ x
-        self.r += root @ r
+        self.x += x.sum(0) if root is None else root @ x
+        self.r += r.sum(0) if root is None else root @ r
         self.xr.addmm_(x.T, r)
         self.rr += float(torch.linalg.vector_norm(r) ** 2)
-        for at in range(0, x.shape[1], WIDE):  # the products above the diagonal, and their mirror image
-            rows = x[:, at : at + WIDE].T @ x[:, at:]
-            self.xx[at : at + WIDE, at:] += rows
-            self.xx[at + WIDE :, at : at + WIDE] += rows[:, WIDE:].T
+        add_products_(self.xx, x)
 
     def idle(self) -> int:
         """How many inputs never vary."""
