@@ -25,7 +25,8 @@ from vitprune.rotate.stream import Stream, find_stream
 from vitprune.trace.graph import Graph, Group
 
 KINDS = ("qk", "v", "residual")
-TOLERANCE = 1e-4  # of the outputs' size, between the rotated and the given model on the first batch, in float32
+TOLERANCE = 1e-4  # of the outputs' size, between the rotated and the given model, in float32
+CHECKED = 32  # images of the first batch that this is looked at on
 
 
 class RotateError(VitpruneError):
@@ -39,7 +40,7 @@ class Rotated:
     model: nn.Module
     energy: Mapping[str, Floats]  # group name -> (lanes, size), falling: error of the product without each dim
     left: Mapping[str, str]  # q/k and v groups that were left as they were -> reason
-    difference: float  # largest difference of the outputs on the first batch, as a share of their root mean square
+    difference: float  # largest difference of the outputs on the first images, as a share of their root mean square
     example: Any = None  # an input of the model's own shape, where it is known
 
 
@@ -95,7 +96,8 @@ class _Work:
     """The copy that is changed step by step; a step that changes the outputs is undone."""
 
     def __init__(self, model: nn.Module, batch: Any) -> None:
-        self.dense, self.batch, self.difference = model, batch, 0.0
+        self.images, self.difference = images_of(batch, next(model.parameters()).device)[:CHECKED], 0.0
+        self.wanted = _outputs(model, self.images)
         self.model = copy.deepcopy(model)
         self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(self.model.named_buffers(remove_duplicate=False))
@@ -104,7 +106,8 @@ class _Work:
         """Whether the outputs are the same after the change; if not, it is undone and the reason is put into `left`."""
         before = {key: tensor.detach().clone() for key, tensor in self.tensors.items()}
         change()
-        found = _difference(self.dense, self.model, self.batch)
+        scale = self.wanted.square().mean().sqrt().clamp_min(1e-12)
+        found = float((_outputs(self.model, self.images) - self.wanted).abs().max() / scale)
         if found <= TOLERANCE:
             self.difference = found
             return True
@@ -183,9 +186,6 @@ def _apply(tensor: Tensor, at: Slices, matrix: Tensor) -> None:
         moved[index.flatten()] = turned.reshape(-1, *moved.shape[1:]).to(tensor.dtype)
 
 
-def _difference(model: nn.Module, result: nn.Module, batch: Any) -> float:
-    images = images_of(batch, next(model.parameters()).device)
-    with torch.no_grad(), evaluating(model, result):
-        want, got = logits(model(images)).double(), logits(result(images)).double()
-    scale = want.square().mean().sqrt().clamp_min(1e-12)
-    return float((got - want).abs().max() / scale)
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad(), evaluating(model):
+        return logits(model(images)).double()
