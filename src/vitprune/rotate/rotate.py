@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -96,11 +96,16 @@ class _Work:
     """The copy that is changed step by step; a step that changes the outputs is undone."""
 
     def __init__(self, model: nn.Module, batch: Any) -> None:
-        self.images, self.difference = images_of(batch, next(model.parameters()).device)[:CHECKED], 0.0
-        self.wanted = _outputs(model, self.images)
+        self.dense, self.difference = model, 0.0
+        self.images = images_of(batch, next(model.parameters()).device)[:CHECKED]
         self.model = copy.deepcopy(model)
         self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(self.model.named_buffers(remove_duplicate=False))
+
+    @cached_property
+    def wanted(self) -> Tensor:
+        """What the dense model gives."""
+        return _outputs(self.dense, self.images)
 
     def apply(self, name: str, change: Callable[[], None], left: dict[str, str]) -> bool:
         """Whether the outputs are the same after the change; if not, it is undone and the reason is put into `left`."""
