@@ -35,11 +35,21 @@ def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "vitprune" in scope
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda p: p.parent.name + p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_benchmark_and_its_pages_are_listed() -> None:
+    folder = ROOT / "benchmarks"
+    listed = (folder / "README.md").read_text()
+    scripts = [path.name for path in folder.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    assert len(scripts) > 15
+    missing = [name for name in scripts if f"`{name}`" not in listed]
+    missing += [page.name for page in (folder / "results").glob("*.md") if f"(results/{page.name})" not in listed]
+    assert not missing
 
 
 LINES = [
