@@ -44,6 +44,7 @@ TARGETS = ("params=0.3", "params=0.1")
 RATES = (0.2, 0.4)
 AIMS = {"params=0.3": (1.0, 0.3), "params=0.1": (4.0, 2.0)}  # anchor and aim: points lost
 VTP_AIM = (1.1, 0.3)
+CONTROL, UNCUT = "dense, trained on", "none"  # way, and its target: what these images and epochs do by themselves
 SHARING = ("residual", "blocks", "independent")
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
 SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1)
@@ -92,6 +93,7 @@ class Bench:
         found: dict[str, Any] = {f"masks {s}": partial(self._masks, sharing=s, scored=False) for s in SHARING}
         found["masks from scores"] = partial(self._masks, sharing="residual", scored=True)
         found |= {"vtp": partial(self._vtp, closings=1), "vtp in 3 steps": partial(self._vtp, closings=3)}
+        found[CONTROL] = self._control
         found |= {"one-shot and refit": self._one_shot, "random": self._random, "small from scratch": self._scratch}
         return found
 
@@ -151,6 +153,10 @@ class Bench:
         before = self.subject.top1(start.model)
         model = self._fit(start.model, seed, REFITTED)
         return Outcome(model, _about(start.plan) | {"before": before})
+
+    def _control(self, _asked: str, seed: int) -> Outcome:
+        model = self._fit(copy.deepcopy(self.subject.origin.model), seed, REFITTED)
+        return Outcome(model, {"macs": 1.0, "params": 1.0})
 
     def _random(self, asked: str, seed: int) -> Outcome:
         subject = self.subject
@@ -216,13 +222,14 @@ def jobs(given: argparse.Namespace) -> list[tuple[str, str, int]]:
     for seed in given.seeds:
         found += [(way, target, seed) for target in TARGETS for way in targets]
         found += [(way, f"rate={rate}", seed) for rate in RATES for way in rates]
+        found.append((CONTROL, UNCUT, seed))
     return found
 
 
 def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
     """The table of all ways, and what sharing leaves behind."""
     listing, left, verdict = [], [], []
-    for target in (*TARGETS, *(f"rate={rate}" for rate in RATES)):
+    for target in (UNCUT, *TARGETS, *(f"rate={rate}" for rate in RATES)):
         here = [r for r in rows if r["target"] == target]
         for way in dict.fromkeys(r["way"] for r in here):
             mine = [r for r in here if r["way"] == way]
@@ -245,7 +252,7 @@ def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
         "Points lost, against the anchor and the aim:",
         table(["target", "way", "lost", "anchor", "aim", "holds"], [[*v[:2], *v[2:]] for v in verdict]),
         "All ways. Shares are of the dense model, in percent; `rate`: VTP's share of gates to close, and the others at "
-        "the MACs that it came to:",
+        f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone:",
         table(["target", "way", "top-1, %", "points lost", "MACs", "parameters", "seeds"], listing),
         "What masks count, and what is left after physical removal (parameters in percent of the dense model's):",
         table(["target", "way", "not masked", "not removed", "top-1, %"], left),
