@@ -44,7 +44,7 @@ TARGETS = ("params=0.3", "params=0.1")
 RATES = (0.2, 0.4)
 AIMS = {"params=0.3": (1.0, 0.3), "params=0.1": (4.0, 2.0)}  # anchor and aim: points lost
 VTP_AIM = (1.1, 0.3)
-CONTROL, UNCUT = "dense, trained on", "none"  # way, and its target: what these images and epochs do by themselves
+CONTROL, UNCUT = "dense trained on", "none"  # way, and its target: what these images and epochs do by themselves
 SHARING = ("residual", "blocks", "independent")
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
 SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1)
