@@ -1,7 +1,7 @@
 """What matters for 8-bit ONNX files: one choice of onnxruntime's quantizer after the other, on validation images.
 
     python benchmarks/int8_choices.py --threads 1 --val-images 2000
-    python benchmarks/int8_choices.py --threads 1 --model hf:/tmp/dinov2-fmnist --val-images 500
+    python benchmarks/int8_choices.py --threads 1 --model hf:/tmp/dinov2-98 --val-images 500
 
 Every row differs from the first, the default of `vitprune export --quantize int8`, in what its name says. Ranges come
 from training images. The test images are not looked at. Same class: images with the class of the float model.

@@ -1,7 +1,7 @@
 """What each part of pruning without training is worth: the defaults, with one part changed at a time.
 
 python benchmarks/what_helps.py --test-images 4000                          # the shipped ViT, about six minutes
-python benchmarks/what_helps.py --model hf:/tmp/dinov2-fmnist --images 256 --test-images 2000 --targets 0.33 0.5
+python benchmarks/what_helps.py --model hf:/tmp/dinov2-98 --images 256 --test-images 2000 --targets 0.33 0.5
 """
 
 from __future__ import annotations

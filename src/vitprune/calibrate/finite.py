@@ -15,9 +15,8 @@ class CalibrationError(VitpruneError):
 
 def check_finite(site: Site, x: Tensor) -> None:
     """Pass for activations without NaN and infinity. Raises CalibrationError that names the layer."""
-    if bool(torch.isfinite(x.sum())):  # quick; finite numbers may add up to an infinity, which the next sum tells
-        return
-    if not bool(torch.isfinite(x.sum(dtype=torch.float64))):
+    quick = bool(torch.isfinite(x.sum()))  # False also for finite numbers that add up to more than their type holds
+    if not quick and not bool(torch.isfinite(x.sum(dtype=torch.float64))):
         layer = site.weight.removesuffix(".weight")
         raise CalibrationError(
             f"activations at layer {layer!r} are NaN or infinite on the calibration images; look at the images' "
