@@ -39,7 +39,9 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     progress = make_progress()
     data = DataSettings("fashion-mnist", limit=given.limit)
-    training = TrainSettings(epochs=given.epochs, lr=1e-4, batch_size=64, warmup_epochs=0.2, seed=given.seed)
+    training = TrainSettings(
+        epochs=given.epochs, lr=1e-4, batch_size=64, warmup_epochs=0.2, distill_weight=0.5, seed=given.seed
+    )
     dense = given.work / "dense"
     if not (dense / "plan.json").exists():
         run_train(

@@ -37,7 +37,7 @@ from vitprune.score.registry import METHODS
 TARGETS = (0.25, 0.5, 0.33)
 EPOCHS = (1, 3, 10)
 RATES = (3e-4, 1e-3, 3e-3)
-SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1)
+SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1, distill_weight=0.5)
 AIM = (0.25, 0.01)  # target at which vitprune should lead by so much
 VALIDATION = 2000  # images
 Row = dict[str, Any]

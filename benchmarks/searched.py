@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -40,6 +41,7 @@ FIXED = (("uniform", "attention, MLP"), ("uniform", "and residual"), ("uniform a
 GRID = (0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.32, 0.29, 0.26, 0.23, 0.2)
 SCORE = "output-error"
 EQUAL = 0.1  # points within which two accuracies are equal
+BELOW = 2  # steps of the grid that a fixed ratio is tried below the searched model
 STEPS = 5  # of the bisection between two fixed ratios
 ANCHOR, AIM = 56.91, 50.0  # percent of the fixed ratio's cost: published, and ours
 Row = dict[str, Any]
@@ -131,19 +133,24 @@ class Bench:
         found = vitprune.score(self.subject.graph, model, SCORE, seed, self._batches(seed), kinds=kinds)
         return ordered(found, model) if isinstance(model, Rotated) else found
 
-    def curve(self, way: str, space: str, seed: int) -> list[Row]:
-        """The uniform ratio over the grid."""
-        found = []
-        for macs in GRID:
+    def curve(self, way: str, space: str, seed: int, beside: Row) -> list[Row]:
+        """The uniform ratio from a little below the MACs of `beside` to where it is as accurate, and what is stored."""
+        grid = sorted(GRID)
+        for macs in grid[max(0, bisect_left(grid, beside["macs"]) - BELOW) :]:
             try:
-                found.append(self.fixed(way, space, macs, seed))
+                if self.fixed(way, space, macs, seed)["top1"] >= beside["top1"]:
+                    break
             except VitpruneError as error:  # out of reach
                 self.progress.line(f"{way} {space} {macs}: {error}")
-        return found
+        mine = {**self.subject.settings, "way": way, "space": space, "seed": seed}
+        return sorted(
+            (r for r in self.cells if all(r.get(k) == v for k, v in mine.items())), key=lambda r: float(r["macs"])
+        )
 
-    def level(self, way: str, space: str, top1: float, seed: int) -> Row | None:
+    def level(self, way: str, space: str, beside: Row) -> Row | None:
         """The cheapest measured uniform ratio within EQUAL points, else one bisected towards; None off the grid."""
-        curve = sorted(self.curve(way, space, seed), key=lambda r: r["macs"])
+        seed, top1 = beside["seed"], beside["top1"]
+        curve = self.curve(way, space, seed, beside)
         near = [r for r in curve if abs(r["top1"] - top1) <= EQUAL / 100]
         above = next((i for i, r in enumerate(curve) if r["top1"] >= top1), None)
         if near or not above:  # the curve is not monotone: what is cheaper and as good counts
@@ -174,13 +181,13 @@ def page(bench: Bench, dense: float) -> list[str]:
     """Searched models, each beside the fixed ratios of its seed."""
     lines, every, blocks, drawn = [], [], [], []
     rows = [r for r in bench.cells if bench.subject.owns(r) and r["way"] not in ("dense", "uniform", "uniform as cut")]
-    keys = list(dict.fromkeys((r["way"], r["per"], r["space"], r["asked"]) for r in rows))
+    keys = list(dict.fromkeys(_key(r) for r in rows))
     for key in keys:
-        mine = [r for r in rows if (r["way"], r["per"], r["space"], r["asked"]) == key]
+        mine = [r for r in rows if _key(r) == key]
         shares: dict[tuple[str, str], list[float]] = {which: [] for which in FIXED}
         gains: list[float] = []
         for r in mine:
-            level = {which: bench.level(*which, r["top1"], r["seed"]) for which in FIXED}
+            level = {which: bench.level(*which, r) for which in FIXED}
             same = bench.fixed(*FIXED[0], round(r["macs"], 3), r["seed"]) if r["macs"] > 0.25 else None
             for which, row in level.items():
                 if row is not None:
@@ -218,6 +225,12 @@ def page(bench: Bench, dense: float) -> list[str]:
         "What was found, sizes that stay per block; the picture shows the mean over seeds, with smallest and largest:",
         "\n".join(f"- {text}" for text in blocks),
     ]  # fmt: skip
+
+
+def _key(row: Row) -> tuple[str, str, str, str]:
+    """What a search was asked; rows that differ in the seed alone belong together."""
+    bounds = [f"{row[name]:g} {name}" for name in ("trials", "minutes") if row[name]]
+    return row["way"], row["per"], row["space"], ", ".join([row["asked"], *bounds])
 
 
 def _widths(bench: Bench, sizes: Mapping[str, int]) -> str:

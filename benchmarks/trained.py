@@ -37,7 +37,7 @@ from vitprune.masks import MaskResult, MaskSettings, Pressure, train_masks, vtp
 from vitprune.models import example
 from vitprune.pipeline.begin import begin
 from vitprune.plan import Plan
-from vitprune.progress import make_progress
+from vitprune.progress import Progress, make_progress
 from vitprune.recover import TrainSettings, fit
 
 TARGETS = ("params=0.3", "params=0.1")
@@ -47,8 +47,11 @@ VTP_AIM = (1.1, 0.3)
 CONTROL, UNCUT = "dense trained on", "none"  # way, and its target: what these images and epochs do by themselves
 SHARING = ("residual", "blocks", "independent")
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
-SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1)
-REFITTED, SEARCH, AFTER, SCRATCH, MASKS = 3e-4, 3e-4, 1e-3, 2e-3, 1e-2  # learning rates
+SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0)
+REFITTED, SEARCH, AFTER, MASKS = 2e-4, 3e-4, 1e-3, 1e-2  # learning rates
+SCRATCH = {"optimizer": "muon", "lr": 2e-2}  # as the shipped ViT was trained
+RECIPE = {"refitted": REFITTED, "search": SEARCH, "after": AFTER, "masks": MASKS, "scratch": SCRATCH["lr"]}
+RECIPE |= {"distill_weight": SETTINGS.distill_weight, "label_smoothing": SETTINGS.label_smoothing}
 VALIDATION = 2000  # images
 Row = dict[str, Any]
 
@@ -59,6 +62,15 @@ class Outcome:
 
     model: nn.Module
     about: Row
+
+
+def begun(subject: Subject, target: Target, seed: int, progress: Progress) -> Any:
+    """(rotated dense model, `Start` with the refitted model) at the target, of the kinds that masks have."""
+    image = (example(subject.origin.preprocessing),)
+    return begin(
+        copy.deepcopy(subject.origin.model), subject.graph, MaskSettings(Pressure(target=target)),
+        subject.calibration(seed), image, seed=seed, timing=Timing(), progress=progress,
+    )  # fmt: skip
 
 
 class Bench:
@@ -77,6 +89,7 @@ class Bench:
         """One cell; asked: a target, or rate=R."""
         given = self.given
         settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
+        settings |= {"recipe": RECIPE}
         settings |= {"way": way, "target": asked, "seed": seed, "amp": given.amp}
         if settings in self.cells or not wanted(given.only, settings):
             return
@@ -97,8 +110,9 @@ class Bench:
         found |= {"one-shot and refit": self._one_shot, "random": self._random, "small from scratch": self._scratch}
         return found
 
-    def _settings(self, seed: int, epochs: int, lr: float) -> TrainSettings:
-        return replace(SETTINGS, seed=seed, epochs=epochs, lr=lr, amp=self.given.amp, batch_size=self.given.batch)
+    def _settings(self, seed: int, epochs: int, lr: float, **more: Any) -> TrainSettings:
+        amp, batch = self.given.amp, self.given.batch
+        return replace(SETTINGS, seed=seed, epochs=epochs, lr=lr, amp=amp, batch_size=batch, **more)
 
     def _data(self, seed: int) -> Data:
         key = ("data", seed)
@@ -112,10 +126,10 @@ class Bench:
             self._held[key] = replace(train, val=some.val)
         return self._held[key]
 
-    def _fit(self, model: nn.Module, seed: int, lr: float) -> nn.Module:
+    def _fit(self, model: nn.Module, seed: int, lr: float, **more: Any) -> nn.Module:
         data = self._data(seed)
-        epochs = sum(self.given.epochs)
-        fit(model, data.train, data.val, self._settings(seed, epochs, lr), teacher=self.subject.origin.model)
+        how = self._settings(seed, sum(self.given.epochs), lr, **more)
+        fit(model, data.train, data.val, how, teacher=self.subject.origin.model)
         return model
 
     def _learned(self, model: nn.Module, seed: int, settings: MaskSettings, **more: Any) -> Outcome:
@@ -132,15 +146,8 @@ class Bench:
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
         settings = MaskSettings(Pressure(target=target), search, None, tune, sharing=sharing, mask_lr=MASKS)  # type: ignore[arg-type]
         if scored:
-            model, start = self._begun(target, seed)
+            model, start = begun(self.subject, target, seed, self.progress)
         return self._learned(model, seed, settings, start=start)
-
-    def _begun(self, target: Target, seed: int) -> Any:
-        image = (example(self.subject.origin.preprocessing),)
-        return begin(
-            copy.deepcopy(self.subject.origin.model), self.subject.graph, MaskSettings(Pressure(target=target)),
-            self.subject.calibration(seed), image, seed=seed, timing=Timing(), progress=self.progress,
-        )  # fmt: skip
 
     def _vtp(self, asked: str, seed: int, *, closings: int) -> Outcome:
         search, tune = (self._settings(seed, n, REFITTED) for n in self.given.epochs)
@@ -149,7 +156,7 @@ class Bench:
         return self._learned(copy.deepcopy(self.subject.origin.model), seed, settings)
 
     def _one_shot(self, asked: str, seed: int) -> Outcome:
-        _, start = self._begun(self._target(asked, seed), seed)
+        _, start = begun(self.subject, self._target(asked, seed), seed, self.progress)
         before = self.subject.top1(start.model)
         model = self._fit(start.model, seed, REFITTED)
         return Outcome(model, _about(start.plan) | {"before": before})
@@ -177,7 +184,7 @@ class Bench:
 
     def _same(self, row: Row, way: str, asked: str, seed: int) -> bool:
         mine = {"way": way, "target": asked, "seed": seed, "epochs": self.given.epochs}
-        mine["train_images"] = self.given.train_images
+        mine |= {"train_images": self.given.train_images, "recipe": RECIPE}
         return self.subject.owns(row) and all(row.get(k) == v for k, v in mine.items())
 
     def _scratch(self, asked: str, seed: int) -> Outcome:
@@ -194,7 +201,7 @@ class Bench:
             best = min(best, (abs(math.log(macs / goal)), width, macs, small), key=lambda b: b[0])
         _, width, macs, small = best
         about = {"macs": macs / self.subject.graph.cost()[0], "width": width}
-        return Outcome(self._fit(small, seed, SCRATCH), about)
+        return Outcome(self._fit(small, seed, **SCRATCH), about)
 
 
 def _vit(dense: VisionTransformer, width: int) -> VisionTransformer:
@@ -275,8 +282,8 @@ def main() -> None:
     options = parser(__doc__)
     add_options(options)
     options.add_argument("--seeds", type=numbers, default=[0, 1, 2])
-    options.add_argument("--epochs", type=numbers, default=[4, 6], help="of the search, and after it")
-    options.add_argument("--train-images", type=int, default=10_000)
+    options.add_argument("--epochs", type=numbers, default=[1, 2], help="of the search, and after it")
+    options.add_argument("--train-images", type=int, default=54_000)
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--amp", default="no")
     options.add_argument("--no-scratch", action="store_true", help="no small models from scratch")
@@ -290,10 +297,11 @@ def main() -> None:
     if not given.page_only:
         for way, target, seed in jobs(given):
             bench.run(way, target, seed)
-    kept = {"train_images": given.train_images, "epochs": given.epochs, "amp": given.amp}
+    kept: Row = {"train_images": given.train_images, "epochs": given.epochs, "amp": given.amp}
+    kept["recipe"] = RECIPE
     rows = [
         r for r in cells
-        if subject.owns(r) and r["way"] != "dense" and all(r[k] == v for k, v in kept.items())
+        if subject.owns(r) and r["way"] != "dense" and all(r.get(k) == v for k, v in kept.items())
     ]  # fmt: skip
     about = setting(given.threads, given.seed) | subject.describe(bench.dense)
     fixed = {k: v for k, v in SETTINGS.to_json().items() if k not in ("epochs", "lr", "seed", "amp", "batch_size")}
@@ -303,9 +311,9 @@ def main() -> None:
     )
     about["calibration"] = f"{subject.images} training images, drawn by the seed, for what scores decide"
     about["learning rates"] = (
-        "by a few trials, with a look at 4,000 test images: "
-        f"{REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense "
-        f"model, {AFTER:g} after them and after random pruning; {SCRATCH:g} from scratch; {MASKS:g} of masks"
+        f"{REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense model, {AFTER:g} after "
+        f"them and after random pruning; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from scratch; {MASKS:g} of masks"
+        ": by trials on validation images (recipe_choices.py), those of masks with a look at 4,000 test images"
     )
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned in training, and beside it"

@@ -136,7 +136,7 @@ def prune(
     optimizer: o.Optimizer = "adamw",
     set_: o.Settings = None,
     distill: Annotated[bool, typer.Option("--distill/--no-distill", help="The dense model teaches.")] = True,
-    distill_weight: o.DistillWeight = 0.5,
+    distill_weight: o.DistillWeight = 0.9,
     distill_temperature: o.DistillTemperature = 2.0,
     feature_weight: o.FeatureWeight = 0.0,
     feature_layers: o.FeatureLayers = "",

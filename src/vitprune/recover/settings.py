@@ -43,7 +43,7 @@ class TrainSettings:
     seed: int = 0
     keep: str = "best"  # weights left in the model: the "best" by validation top-1 (the start included), or the "last"
     patience: int = 0  # epochs without a better validation top-1, or a lower cost, that end the training; 0 = never
-    distill_weight: float = 0.5  # share of the teacher's term when there is a teacher, 0..1
+    distill_weight: float = 0.9  # share of the teacher's term when there is a teacher, 0..1
     distill_temperature: float = 2.0
     feature_weight: float = 0.0  # weight of the difference between the token features of teacher and student, 0 = off
     feature_layers: str = ""  # modules whose outputs are compared: "blocks.*", "norm=encoder.norm,..."; "": the last

@@ -1,0 +1,121 @@
+"""What brings back most of a pruned model's accuracy: recipes of a short training that differ in one thing each.
+
+    python benchmarks/recipe_choices.py                                   # the shipped Fashion-MNIST ViT
+    python benchmarks/recipe_choices.py --only recipe=base --targets params=0.1 --seeds 1
+
+Every recipe starts from the same rotated, pruned and refitted model and sees the same images as often, with the dense
+model as teacher. Judged by validation images, so that what is chosen here can be reported on test images elsewhere.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from cells import Cells, wanted
+from one_shot import texts
+from record import mean_sd, parser, setting, table, write
+from subject import Subject, add_options
+from trained import begun, numbers
+
+from vitprune import Target
+from vitprune.data import AugmentSettings, open_data
+from vitprune.evaluate import accuracy
+from vitprune.progress import make_progress
+from vitprune.recover import TrainSettings, fit
+
+BASE = TrainSettings(
+    batch_size=64, warmup_epochs=0.5, crop_padding=1, lr=5e-4, distill_weight=1.0, label_smoothing=0.0, amp="no"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The base recipe, but for what is named."""
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+RECIPES = (
+    Recipe("base"),
+    Recipe("half of the loss from labels", {"distill_weight": 0.5}),
+    Recipe("half from labels smoothed by 0.1", {"distill_weight": 0.5, "label_smoothing": 0.1}),
+    Recipe("a tenth from labels", {"distill_weight": 0.9}),
+    Recipe("lr 0.0001", {"lr": 1e-4}),
+    Recipe("lr 0.0002", {"lr": 2e-4}),
+    Recipe("lr 0.001", {"lr": 1e-3}),
+    Recipe("temperature 1", {"distill_temperature": 1.0}),
+    Recipe("temperature 4", {"distill_temperature": 4.0}),
+    Recipe("weights averaged by 0.99", {"ema": 0.99}),
+    Recipe("token features too", {"feature_weight": 1.0}),
+    Recipe("CutMix", {"cutmix": 1.0}),
+    Recipe("random erasing", {"erasing": 0.25}),
+    Recipe("no shifted crops", {"crop_padding": 0}),
+    Recipe("muon with lr 0.001", {"optimizer": "muon", "lr": 1e-3}),
+    Recipe("muon with lr 0.005", {"optimizer": "muon", "lr": 5e-3}),
+)
+
+
+def main() -> None:
+    """Trains by every recipe that is not stored yet and writes the dated page."""
+    options = parser(__doc__)
+    add_options(options)
+    options.add_argument("--targets", type=texts, default=["params=0.3", "params=0.1"])
+    options.add_argument("--seeds", type=numbers, default=[0])
+    options.add_argument("--epochs", type=int, default=2)
+    options.add_argument("--train-images", type=int, default=54_000)
+    options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
+    options.add_argument("--page-only", action="store_true", help="train nothing")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    subject, progress = Subject.of(given), make_progress()
+    cells = Cells(given.out / f"recipe-choices-{subject.label}.jsonl")
+    place, preprocessing, teacher = subject.data, subject.origin.preprocessing, subject.origin.model
+    val = open_data(place, preprocessing).val
+    assert val is not None, place
+    dense, n = accuracy(teacher, val).top1, sum(len(y) for _, y in val)
+    shared = {"model": subject.label, "data": place, "images": subject.images, "epochs": given.epochs}
+    shared |= {"train_images": given.train_images}
+    starts: dict[tuple[str, int], Any] = {}
+    jobs = [(t, s, r) for s in given.seeds for t in given.targets for r in (None, *RECIPES)]
+    for target, seed, recipe in jobs:
+        settings = {**shared, "target": target, "seed": seed, "recipe": recipe.name if recipe else "no training"}
+        if given.page_only or settings in cells or not wanted(given.only, settings):
+            continue
+        if (target, seed) not in starts:
+            starts[target, seed] = begun(subject, Target.parse(target), seed, progress)[1].model
+        model = copy.deepcopy(starts[target, seed])
+        if recipe:
+            how = replace(BASE, **recipe.changes, epochs=given.epochs, seed=seed)
+            train = open_data(
+                place, preprocessing, seed=seed, batch_size=how.batch_size, limit=given.train_images,
+                augment=AugmentSettings.from_json(how.to_json()),
+            ).train  # fmt: skip
+            fit(model, train, val, how, teacher=teacher)
+        top1 = accuracy(model, val).top1
+        cells.put(settings, {"top1": top1, "changes": recipe.changes if recipe else {}})
+        progress.line(f"{settings['recipe']} {target} {seed}: {100 * top1:.2f} %")
+    rows = [row for row in cells if all(row[k] == v for k, v in shared.items())]
+    listing = []
+    for name in ("no training", *(r.name for r in RECIPES)):
+        here = [[100 * r["top1"] for r in rows if (r["recipe"], r["target"]) == (name, t)] for t in given.targets]
+        if any(here):
+            listing.append([name, *(mean_sd(values, 2) for values in here)])
+    about = setting(given.threads, given.seed) | subject.describe(dense)
+    about["model"] = f"{subject.label}, dense top-1 {100 * dense:.2f} % of {n:,} validation images"
+    about["seed"] = ", ".join(map(str, given.seeds))
+    fixed = {k: v for k, v in BASE.to_json().items() if k not in ("epochs", "seed")}
+    about["calibration"] = f"{subject.images} training images, drawn by the seed, for scores and refit"
+    about["base"] = f"{given.epochs} epochs of {given.train_images:,} images, {fixed}"
+    about["interval"] = "two recipes that differ by less than about 0.2 points are alike: other images could turn them"
+    about["command"] = about["command"].replace(" --page-only", "")
+    head = ["changed", *(f"top-1 %, {t}" for t in given.targets)]
+    title = f"{subject.label}: what a short training after pruning should be like"
+    write(given.out, f"recipe-choices-{subject.label}", title, [table(head, listing)], cells.path.name, about)
+
+
+if __name__ == "__main__":
+    main()
