@@ -185,7 +185,7 @@ def demo(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Prune half of a small trained ViT's MACs on real images: no network, about two minutes on two CPU cores."""
+    """Prune three quarters of a small ViT's MACs on real images: no network, about two minutes on two CPU cores."""
     from vitprune.pipeline.demo_run import run_demo
     from vitprune.progress import make_progress
 
