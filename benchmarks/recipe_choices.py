@@ -4,7 +4,8 @@
     python benchmarks/recipe_choices.py --only recipe=base --targets params=0.1 --seeds 1
 
 Every recipe starts from the same rotated, pruned and refitted model and sees the same images as often, with the dense
-model as teacher. Judged by validation images, so that what is chosen here can be reported on test images elsewhere.
+model as teacher. Judged by top-1 and by the divergence of the class probabilities from the dense model's, on validation
+images, so that what is chosen here can be reported on test images elsewhere.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from trained import begun, numbers
 
 from vitprune import Target
 from vitprune.data import AugmentSettings, open_data
-from vitprune.evaluate import accuracy
 from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings, fit
+from vitprune.search import Judge
 
 BASE = TrainSettings(
     batch_size=64, warmup_epochs=0.5, crop_padding=1, lr=5e-4, distill_weight=1.0, label_smoothing=0.0, amp="no"
@@ -39,6 +40,18 @@ class Recipe:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
+FURTHER: dict[str, dict[str, Any]] = {
+    "mixup": {"mixup": 0.8},
+    "CutMix": {"cutmix": 1.0},
+    "mixup or CutMix": {"mixup": 0.8, "cutmix": 1.0},
+    "random erasing": {"erasing": 0.25},
+    "resized crops": {"resized_crop": 0.5},
+    "crops shifted by 2": {"crop_padding": 2},
+    "temperature 1": {"distill_temperature": 1.0},
+    "temperature 4": {"distill_temperature": 4.0},
+    "token features too": {"feature_weight": 1.0},
+    "weights averaged by 0.999": {"ema": 0.999},
+}
 RECIPES = (
     Recipe("base"),
     Recipe("half of the loss from labels", {"distill_weight": 0.5}),
@@ -56,6 +69,7 @@ RECIPES = (
     Recipe("no shifted crops", {"crop_padding": 0}),
     Recipe("muon with lr 0.001", {"optimizer": "muon", "lr": 1e-3}),
     Recipe("muon with lr 0.005", {"optimizer": "muon", "lr": 5e-3}),
+    *(Recipe(f"lr 0.0002, {name}", {"lr": 2e-4, **changes}) for name, changes in FURTHER.items()),
 )
 
 
@@ -76,7 +90,8 @@ def main() -> None:
     place, preprocessing, teacher = subject.data, subject.origin.preprocessing, subject.origin.model
     val = open_data(place, preprocessing).val
     assert val is not None, place
-    dense, n = accuracy(teacher, val).top1, sum(len(y) for _, y in val)
+    judge = Judge(teacher, val)
+    dense, n = judge.dense.top1, judge.dense.images
     shared = {"model": subject.label, "data": place, "images": subject.images, "epochs": given.epochs}
     shared |= {"train_images": given.train_images}
     starts: dict[tuple[str, int], Any] = {}
@@ -95,15 +110,22 @@ def main() -> None:
                 augment=AugmentSettings.from_json(how.to_json()),
             ).train  # fmt: skip
             fit(model, train, val, how, teacher=teacher)
-        top1 = accuracy(model, val).top1
-        cells.put(settings, {"top1": top1, "changes": recipe.changes if recipe else {}})
-        progress.line(f"{settings['recipe']} {target} {seed}: {100 * top1:.2f} %")
+        quality = judge(model)
+        found = {"top1": quality.top1, "divergence": quality.divergence, "changes": recipe.changes if recipe else {}}
+        cells.put(settings, found)
+        progress.line(
+            f"{settings['recipe']} {target} {seed}: {100 * quality.top1:.2f} %, {quality.divergence:.4f} nats"
+        )
     rows = [row for row in cells if all(row[k] == v for k, v in shared.items())]
     listing = []
     for name in ("no training", *(r.name for r in RECIPES)):
-        here = [[100 * r["top1"] for r in rows if (r["recipe"], r["target"]) == (name, t)] for t in given.targets]
-        if any(here):
-            listing.append([name, *(mean_sd(values, 2) for values in here)])
+        line = []
+        for target in given.targets:
+            here = [r for r in rows if (r["recipe"], r["target"]) == (name, target)]
+            line += [mean_sd([100 * r["top1"] for r in here], 2)]
+            line += [mean_sd([1000 * r["divergence"] for r in here if "divergence" in r], 1)]
+        if any(cell != "-" for cell in line):
+            listing.append([name, *line])
     about = setting(given.threads, given.seed) | subject.describe(dense)
     about["model"] = f"{subject.label}, dense top-1 {100 * dense:.2f} % of {n:,} validation images"
     about["seed"] = ", ".join(map(str, given.seeds))
@@ -112,7 +134,7 @@ def main() -> None:
     about["base"] = f"{given.epochs} epochs of {given.train_images:,} images, {fixed}"
     about["interval"] = "two recipes that differ by less than about 0.2 points are alike: other images could turn them"
     about["command"] = about["command"].replace(" --page-only", "")
-    head = ["changed", *(f"top-1 %, {t}" for t in given.targets)]
+    head = ["changed", *(cell for t in given.targets for cell in (f"top-1 %, {t}", "divergence, mnat"))]
     title = f"{subject.label}: what a short training after pruning should be like"
     write(given.out, f"recipe-choices-{subject.label}", title, [table(head, listing)], cells.path.name, about)
 

@@ -7,13 +7,12 @@
 Searches see validation images alone. Fixed ratios have the same scores and calibration images, once with the same
 rotation and refit too, once as cut, as fixed ratios are elsewhere; their curve is measured on the test images, and the
 fixed ratio that is as accurate as a searched model on these very images is found by bisection, being measured too.
-Cells are stored as they are measured.
+Cells are stored as they are measured; a search that was stopped goes on in its folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,7 @@ GRID = (0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.32, 0.29, 0.26, 0.23, 
 SCORE = "output-error"
 EQUAL = 0.1  # points within which two accuracies are equal
 BELOW = 2  # steps of the grid that a fixed ratio is tried below the searched model
-STEPS = 5  # of the bisection between two fixed ratios
+STEPS = 6  # of the bisection between two fixed ratios
 ANCHOR, AIM = 56.91, 50.0  # percent of the fixed ratio's cost: published, and ours
 Row = dict[str, Any]
 
@@ -77,25 +76,19 @@ class Bench:
         goal = {"max_drop": float(value)} if metric == "drop" else {"target": asked}
         data = DataSettings(self.subject.data, val_images=given.val_images)
         began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            found = vitprune.search(
-                self.subject.spec,
-                data,
-                Path(folder) / "run",
-                **goal,
-                settings=how,
-                seed=seed,
-                device="cpu",
-                progress=self.progress,
-            )  # type: ignore[arg-type]
-            model = vitprune.load(found.model.folder)
-            values = {
-                "top1": self.subject.top1(model),
-                "macs": found.found.costs["macs"], "params": found.found.costs["params"],
-                "val_lost": found.found.lost.points, "val_error": found.found.lost.error, "probes": len(found.probes),
-                "probe_seconds": sum(p.seconds for p in found.probes), "seconds": time.monotonic() - began,
-                "shares": dict(found.found.shares), "sizes": found.model.plan.sizes(),
-            }  # fmt: skip
+        limits = [f"{value:g}-{name}" for name in ("trials", "minutes") if (value := settings[name])]
+        name = [self.subject.label, method, f"per-{per}", f"space-{list(SPACES).index(space)}", asked, *limits]
+        place = given.searches / "-".join([*name, f"seed-{seed}"])
+        found = vitprune.search(
+            self.subject.spec, data, place, **goal, settings=how, seed=seed, device="cpu", progress=self.progress
+        )  # type: ignore[arg-type]
+        values = {
+            "top1": self.subject.top1(vitprune.load(found.model.folder)),
+            "macs": found.found.costs["macs"], "params": found.found.costs["params"],
+            "val_lost": found.found.lost.points, "val_error": found.found.lost.error, "probes": len(found.probes),
+            "probe_seconds": sum(p.seconds for p in found.probes), "seconds": time.monotonic() - began,
+            "shares": dict(found.found.shares), "sizes": found.model.plan.sizes(),
+        }  # fmt: skip
         self._put(settings, values)
 
     def fixed(self, way: str, space: str, macs: float, seed: int) -> Row:
@@ -133,35 +126,48 @@ class Bench:
         found = vitprune.score(self.subject.graph, model, SCORE, seed, self._batches(seed), kinds=kinds)
         return ordered(found, model) if isinstance(model, Rotated) else found
 
-    def curve(self, way: str, space: str, seed: int, beside: Row) -> list[Row]:
-        """The uniform ratio from a little below the MACs of `beside` to where it is as accurate, and what is stored."""
-        grid = sorted(GRID)
-        for macs in grid[max(0, bisect_left(grid, beside["macs"]) - BELOW) :]:
+    def level(self, way: str, space: str, beside: Row) -> Row | None:
+        """The cheapest measured uniform ratio within EQUAL points, else one bisected towards; None off the grid.
+
+        Tried are the searched model's own MACs, then the grid from there with steps that double.
+        """
+        seed, top1, grid = beside["seed"], beside["top1"], sorted(GRID)
+        steps = 0
+        for macs in self._ladder(way, grid, beside["macs"]):
+            curve = self._stored(way, space, seed)
+            if {r["top1"] >= top1 for r in curve} == {True, False}:
+                break
+            if curve and curve[-1]["macs"] > 0.98 * grid[-1] and curve[-1]["top1"] < top1:
+                break  # even the most costly is not as good
             try:
-                if self.fixed(way, space, macs, seed)["top1"] >= beside["top1"]:
-                    break
+                self.fixed(way, space, macs, seed)
             except VitpruneError as error:  # out of reach
                 self.progress.line(f"{way} {space} {macs}: {error}")
+        while True:
+            curve = self._stored(way, space, seed)
+            near = [r for r in curve if abs(r["top1"] - top1) <= EQUAL / 100]
+            above = next((i for i, r in enumerate(curve) if r["top1"] >= top1), None)
+            if near or not above:  # the curve is not monotone: what is cheaper and as good counts
+                return near[0] if near else None
+            if steps == STEPS:
+                return curve[above]
+            self.fixed(way, space, (curve[above - 1]["macs"] + curve[above]["macs"]) / 2, seed)
+            steps += 1
+
+    def _ladder(self, way: str, grid: Sequence[float], macs: float) -> list[float]:
+        """MACs to try until one ratio is less accurate and one more; of what is cut alone the most comes first."""
+        at, ups = bisect_left(grid, macs), [0]
+        while at + ups[-1] < len(grid) - 1:
+            ups.append(min(2 * ups[-1] + 1, len(grid) - 1 - at))
+        up = [grid[at + n] for n in ups] if at < len(grid) else []
+        down = [grid[n] for n in range(at - 1, max(-1, at - 1 - BELOW), -1)]
+        return ([grid[-1]] if way.endswith("as cut") else []) + [round(macs, 3), *up, *down]
+
+    def _stored(self, way: str, space: str, seed: int) -> list[Row]:
         mine = {**self.subject.settings, "way": way, "space": space, "seed": seed}
         return sorted(
             (r for r in self.cells if all(r.get(k) == v for k, v in mine.items())), key=lambda r: float(r["macs"])
         )
-
-    def level(self, way: str, space: str, beside: Row) -> Row | None:
-        """The cheapest measured uniform ratio within EQUAL points, else one bisected towards; None off the grid."""
-        seed, top1 = beside["seed"], beside["top1"]
-        curve = self.curve(way, space, seed, beside)
-        near = [r for r in curve if abs(r["top1"] - top1) <= EQUAL / 100]
-        above = next((i for i, r in enumerate(curve) if r["top1"] >= top1), None)
-        if near or not above:  # the curve is not monotone: what is cheaper and as good counts
-            return near[0] if near else None
-        low, high = curve[above - 1], curve[above]
-        for _ in range(STEPS):
-            middle = self.fixed(way, space, (low["macs"] + high["macs"]) / 2, seed)
-            if abs(middle["top1"] - top1) <= EQUAL / 100:
-                return middle
-            low, high = (middle, high) if middle["top1"] < top1 else (low, middle)
-        return high
 
     def _batches(self, seed: int) -> Any:
         return self._once(("batches", seed), lambda: self.subject.calibration(seed))
@@ -256,6 +262,7 @@ def main() -> None:
     options.add_argument("--val-images", type=int, default=None)
     options.add_argument("--trials", type=int, default=None)
     options.add_argument("--minutes", type=float, default=None)
+    options.add_argument("--searches", type=Path, default=Path("runs/searched"), help="folders of searches, to go on")
     options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
     options.add_argument("--page-only", action="store_true", help="search nothing")
     given = options.parse_args()
