@@ -279,7 +279,10 @@ def main() -> None:
                         for goal in asked:
                             bench.searched(method, per, space, goal, seed)
     about = setting(given.threads, given.seed) | subject.describe(dense)
-    about["search"] = f"judged by {given.val_images or 'all'} validation images, which the test images are not among"
+    about["search"] = (
+        f"judged by {given.val_images or 'all'} validation images, which the test images are not among, drawn by the "
+        "seed; the dense model may have been trained on some, where the seed is not that of its training"
+    )
     about["fixed ratio"] = f"scope local, score {SCORE}, rotated and refitted with the same images as the search"
     about["command"] = about["command"].replace(" --page-only", "")
     sections = page(bench, dense)
