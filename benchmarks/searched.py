@@ -41,7 +41,6 @@ GRID = (0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.32, 0.29, 0.26, 0.23, 
 SCORE = "output-error"
 EQUAL = 0.1  # points within which two accuracies are equal
 BELOW = 2  # steps of the grid that a fixed ratio is tried below the searched model
-STEPS = 6  # of the bisection between two fixed ratios
 ANCHOR, AIM = 56.91, 50.0  # percent of the fixed ratio's cost: published, and ours
 Row = dict[str, Any]
 
@@ -149,7 +148,7 @@ class Bench:
             above = next((i for i, r in enumerate(curve) if r["top1"] >= top1), None)
             if near or not above:  # the curve is not monotone: what is cheaper and as good counts
                 return near[0] if near else None
-            if steps == STEPS:
+            if steps >= self.given.steps:
                 return curve[above]
             self.fixed(way, space, (curve[above - 1]["macs"] + curve[above]["macs"]) / 2, seed)
             steps += 1
@@ -259,6 +258,7 @@ def main() -> None:
     options.add_argument("--methods", type=texts, default=["ratio-search"])
     options.add_argument("--per", type=texts, default=["module"])
     options.add_argument("--spaces", type=lambda v: [list(SPACES)[int(i)] for i in texts(v)], default=list(SPACES))
+    options.add_argument("--steps", type=int, default=6, help="of the bisection between two fixed ratios")
     options.add_argument("--val-images", type=int, default=None)
     options.add_argument("--trials", type=int, default=None)
     options.add_argument("--minutes", type=float, default=None)
@@ -283,6 +283,7 @@ def main() -> None:
         f"judged by {given.val_images or 'all'} validation images, which the test images are not among, drawn by the "
         "seed; the dense model may have been trained on some, where the seed is not that of its training"
     )
+    about["cells"] = "measured in one or several runs of this command, the bisection of fixed ratios in up to 6 steps"
     about["fixed ratio"] = f"scope local, score {SCORE}, rotated and refitted with the same images as the search"
     about["command"] = about["command"].replace(" --page-only", "")
     sections = page(bench, dense)
