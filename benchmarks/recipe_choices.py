@@ -11,7 +11,7 @@ images, so that what is chosen here can be reported on test images elsewhere.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,14 +32,6 @@ BASE = TrainSettings(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The base recipe, but for what is named."""
-
-    name: str
-    changes: dict[str, Any] = field(default_factory=dict)
-
-
 FURTHER: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.8},
     "CutMix": {"cutmix": 1.0},
@@ -52,25 +44,20 @@ FURTHER: dict[str, dict[str, Any]] = {
     "token features too": {"feature_weight": 1.0},
     "weights averaged by 0.999": {"ema": 0.999},
 }
-RECIPES = (
-    Recipe("base"),
-    Recipe("half of the loss from labels", {"distill_weight": 0.5}),
-    Recipe("half from labels smoothed by 0.1", {"distill_weight": 0.5, "label_smoothing": 0.1}),
-    Recipe("a tenth from labels", {"distill_weight": 0.9}),
-    Recipe("lr 0.0001", {"lr": 1e-4}),
-    Recipe("lr 0.0002", {"lr": 2e-4}),
-    Recipe("lr 0.001", {"lr": 1e-3}),
-    Recipe("temperature 1", {"distill_temperature": 1.0}),
-    Recipe("temperature 4", {"distill_temperature": 4.0}),
-    Recipe("weights averaged by 0.99", {"ema": 0.99}),
-    Recipe("token features too", {"feature_weight": 1.0}),
-    Recipe("CutMix", {"cutmix": 1.0}),
-    Recipe("random erasing", {"erasing": 0.25}),
-    Recipe("no shifted crops", {"crop_padding": 0}),
-    Recipe("muon with lr 0.001", {"optimizer": "muon", "lr": 1e-3}),
-    Recipe("muon with lr 0.005", {"optimizer": "muon", "lr": 5e-3}),
-    *(Recipe(f"lr 0.0002, {name}", {"lr": 2e-4, **changes}) for name, changes in FURTHER.items()),
-)
+RECIPES: dict[str, dict[str, Any]] = {  # what is changed of the base
+    "base": {},
+    "half of the loss from labels": {"distill_weight": 0.5},
+    "half from labels smoothed by 0.1": {"distill_weight": 0.5, "label_smoothing": 0.1},
+    "a tenth from labels": {"distill_weight": 0.9},
+    "lr 0.0001": {"lr": 1e-4},
+    "lr 0.0002": {"lr": 2e-4},
+    "lr 0.001": {"lr": 1e-3},
+    "weights averaged by 0.99": {"ema": 0.99},
+    "no shifted crops": {"crop_padding": 0},
+    "muon with lr 0.001": {"optimizer": "muon", "lr": 1e-3},
+    "muon with lr 0.005": {"optimizer": "muon", "lr": 5e-3},
+} | {f"lr 0.0002, {name}": {"lr": 2e-4, **changes} for name, changes in FURTHER.items()}
+START = "no training"
 
 
 def main() -> None:
@@ -95,30 +82,28 @@ def main() -> None:
     shared = {"model": subject.label, "data": place, "images": subject.images, "epochs": given.epochs}
     shared |= {"train_images": given.train_images}
     starts: dict[tuple[str, int], Any] = {}
-    jobs = [(t, s, r) for s in given.seeds for t in given.targets for r in (None, *RECIPES)]
+    jobs = [(t, s, r) for s in given.seeds for t in given.targets for r in (START, *RECIPES)]
     for target, seed, recipe in jobs:
-        settings = {**shared, "target": target, "seed": seed, "recipe": recipe.name if recipe else "no training"}
+        settings = {**shared, "target": target, "seed": seed, "recipe": recipe}
         if given.page_only or settings in cells or not wanted(given.only, settings):
             continue
         if (target, seed) not in starts:
             starts[target, seed] = begun(subject, Target.parse(target), seed, progress)[1].model
         model = copy.deepcopy(starts[target, seed])
-        if recipe:
-            how = replace(BASE, **recipe.changes, epochs=given.epochs, seed=seed)
+        if recipe != START:
+            how = replace(BASE, **RECIPES[recipe], epochs=given.epochs, seed=seed)
             train = open_data(
                 place, preprocessing, seed=seed, batch_size=how.batch_size, limit=given.train_images,
                 augment=AugmentSettings.from_json(how.to_json()),
             ).train  # fmt: skip
             fit(model, train, val, how, teacher=teacher)
         quality = judge(model)
-        found = {"top1": quality.top1, "divergence": quality.divergence, "changes": recipe.changes if recipe else {}}
+        found = {"top1": quality.top1, "divergence": quality.divergence, "changes": RECIPES.get(recipe, {})}
         cells.put(settings, found)
-        progress.line(
-            f"{settings['recipe']} {target} {seed}: {100 * quality.top1:.2f} %, {quality.divergence:.4f} nats"
-        )
+        progress.line(f"{recipe} {target} {seed}: {100 * quality.top1:.2f} %, {quality.divergence:.4f} nats")
     rows = [row for row in cells if all(row[k] == v for k, v in shared.items())]
     listing = []
-    for name in ("no training", *(r.name for r in RECIPES)):
+    for name in (START, *RECIPES):
         line = []
         for target in given.targets:
             here = [r for r in rows if (r["recipe"], r["target"]) == (name, target)]

@@ -75,7 +75,7 @@ class Bench:
         goal = {"max_drop": float(value)} if metric == "drop" else {"target": asked}
         data = DataSettings(self.subject.data, val_images=given.val_images)
         began = time.monotonic()
-        limits = [f"{value:g}-{name}" for name in ("trials", "minutes") if (value := settings[name])]
+        limits = [bound.replace(" ", "-") for bound in _bounds(settings)]
         name = [self.subject.label, method, f"per-{per}", f"space-{list(SPACES).index(space)}", asked, *limits]
         place = given.searches / "-".join([*name, f"seed-{seed}"])
         found = vitprune.search(
@@ -234,8 +234,11 @@ def page(bench: Bench, dense: float) -> list[str]:
 
 def _key(row: Row) -> tuple[str, str, str, str]:
     """What a search was asked; rows that differ in the seed alone belong together."""
-    bounds = [f"{row[name]:g} {name}" for name in ("trials", "minutes") if row[name]]
-    return row["way"], row["per"], row["space"], ", ".join([row["asked"], *bounds])
+    return row["way"], row["per"], row["space"], ", ".join([row["asked"], *_bounds(row)])
+
+
+def _bounds(row: Row) -> list[str]:
+    return [f"{row[name]:g} {name}" for name in ("trials", "minutes") if row[name]]
 
 
 def _widths(bench: Bench, sizes: Mapping[str, int]) -> str:

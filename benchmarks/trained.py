@@ -89,8 +89,7 @@ class Bench:
         """One cell; asked: a target, or rate=R."""
         given = self.given
         settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
-        settings |= {"recipe": RECIPE}
-        settings |= {"way": way, "target": asked, "seed": seed, "amp": given.amp}
+        settings |= {"recipe": RECIPE, "way": way, "target": asked, "seed": seed, "amp": given.amp}
         if settings in self.cells or not wanted(given.only, settings):
             return
         torch.manual_seed(seed)
@@ -297,8 +296,7 @@ def main() -> None:
     if not given.page_only:
         for way, target, seed in jobs(given):
             bench.run(way, target, seed)
-    kept: Row = {"train_images": given.train_images, "epochs": given.epochs, "amp": given.amp}
-    kept["recipe"] = RECIPE
+    kept = {"train_images": given.train_images, "epochs": given.epochs, "amp": given.amp, "recipe": RECIPE}
     rows = [
         r for r in cells
         if subject.owns(r) and r["way"] != "dense" and all(r.get(k) == v for k, v in kept.items())
