@@ -28,8 +28,11 @@ from torch import nn
 
 import vitprune
 from vitprune.allocate.allocate import DEFAULT_KINDS, SCOPES
+from vitprune.calibrate import Sensitivity, sensitivities
 from vitprune.errors import VitpruneError
 from vitprune.progress import make_progress
+from vitprune.refit import refit
+from vitprune.refit.refit import FELT
 from vitprune.score.registry import METHODS, Scores
 
 TARGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25)
@@ -80,7 +83,8 @@ class Bench:
                     continue
                 began = time.monotonic()
                 if refits:
-                    vitprune.refit(source, small, self.subject.graph, plan, batches)
+                    felt = self._felt(rotates, seed)
+                    refit(source.model, small, self.subject.graph, plan, batches, felt=felt)
                 about |= {name: plan.obtained[name]["ratio"] for name in ("macs", "params")}
                 about["seconds"] = time.monotonic() - began
                 self._put(settings, about | {"top1": self.subject.top1(small)})
@@ -131,6 +135,10 @@ class Bench:
         return self._once(
             ("rotated", seed), lambda: vitprune.rotate(subject.origin, subject.graph, self._batches(seed), kinds)
         )
+
+    def _felt(self, rotates: bool, seed: int) -> Mapping[str, Sensitivity]:
+        source, batches = self._source(rotates, seed), self._batches(seed)
+        return self._once(("felt", rotates, seed), lambda: sensitivities(source.model, batches, images=FELT, draws=1))
 
     def _scores(self, score: str, seed: int, rotates: bool) -> Scores:
         graph, source, batches = self.subject.graph, self._source(rotates, seed), self._batches(seed)
