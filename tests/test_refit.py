@@ -22,7 +22,10 @@ from vitprune.trace import trace
 from vitprune.trace.graph import Graph
 from zoo import CASES, Case
 
-MODELS = ["timm/vit_tiny/fused", "hf/vit/eager", "timm/swin_tiny/fused", "torchvision/vit_b_16", "timm/mobilevit/fused"]
+MODELS = [
+    "timm/vit_tiny/fused", "hf/vit/eager", "timm/swin_tiny/fused", "torchvision/vit_b_16", "timm/mobilevit/fused",
+    "timm/beit/fused",
+]  # fmt: skip
 
 
 def images(case: str, count: int, seed: int) -> Tensor:
@@ -175,6 +178,34 @@ def test_refit_brings_every_family_nearer_to_the_dense_model(name: str) -> None:
     assert found and all(layer.after < layer.before for layer in found if layer.cut)
     assert (after - want).norm() < 0.8 * (before - want).norm()
     assert not any(p.grad is not None for p in small.parameters())
+
+
+def test_a_computed_bias_is_part_of_what_a_layer_gives() -> None:
+    """BEiT joins the bias of q and v with zeros for k: no parameter, but it counts."""
+    case = CASES["timm/beit/fused"]
+    model = case.model()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith(("q_bias", "v_bias")):
+                p.normal_(generator=torch.Generator().manual_seed(0))
+    graph = trace(model, case.example(2))
+    plan = half_plan(graph, ["mlp"])
+    small, batch = shrink(model, graph, plan, example=case.example(2)), images(case.name, 48, 0)
+    layer = next(
+        x for x in refit(model, small, graph, plan, [batch], felt={}) if x.weight == "blocks.1.attn.qkv.weight"
+    )
+    given = []
+    for whole in (model, small):
+        block, read = whole.blocks[1], []
+        hook = block.norm1.register_forward_hook(lambda _m, _x, y, read=read: read.append(y))
+        with torch.no_grad():
+            whole(batch)
+            bias = torch.cat([block.attn.q_bias, torch.zeros_like(block.attn.q_bias), block.attn.v_bias])
+            given.append(nn.functional.linear(read[0], block.attn.qkv.weight, bias))
+        hook.remove()
+    error = float((given[0] - given[1]).square().sum(-1).mean())
+    assert layer.after == pytest.approx(error, rel=1e-4)
+    assert layer.after < layer.before
 
 
 def test_redundant_units_are_made_up_for_entirely() -> None:

@@ -56,6 +56,12 @@ class Replay:
             for name in self.dies.get(i, ()):
                 env.pop(name, None)
 
+    def given(self, env: Env, operator: str, number: int) -> Any:
+        """The value of an argument of the operator that is the next to run; None where it has none there."""
+        arguments = self.nodes[self.at[operator]].args
+        node = arguments[number] if number < len(arguments) else None
+        return self._value(node, env) if isinstance(node, Node) else None
+
     def outputs(self, env: Env, begin: int) -> Any:
         """What the model returns, as it returns it; the operators from `begin` on are run."""
         last = len(self.nodes) - 1

@@ -51,8 +51,7 @@ def visit(
             env, at = replay.start(images), 0
             for site in order:
                 replay.advance(env, at, at := replay.at[site.node])
-                source = replay.nodes[at].args[0]
-                x = env[getattr(source, "name", "")].movedim(site.channel_dim, -1)
+                x = replay.given(env, site.node, 0).movedim(site.channel_dim, -1)
                 check_finite(site, x)
                 replay.advance(env, at, at := at + 1)
                 if site.node in env:

@@ -199,11 +199,11 @@ def _layer(
         pair.small.advance(mine, pair.small_at, pair.small.at[site.node])
         wanted = dense[target.node].movedim(target.channel_dim, -1)
         wanted = wanted if outputs is None else wanted[..., outputs]
-        reads = pair.small.nodes[pair.small.at[site.node]].args[0]
-        x = mine[getattr(reads, "name", "")].movedim(site.channel_dim, -1)
+        x, offset = pair.small.given(mine, site.node, 0), pair.small.given(mine, site.node, 2)  # maybe a computed bias
+        x = x.movedim(site.channel_dim, -1)
         check_finite(site, x)
         check_finite(target, wanted)
-        got = torch.nn.functional.linear(x, weight.flatten(1), bias)
+        got = torch.nn.functional.linear(x, weight.flatten(1), offset)
         residual = wanted - got if scale is None else (wanted - got) * scale
         if (join := joins[size]) is not None:
             was, now = dense[join[0].other].movedim(site.channel_dim, -1), mine[join[1].other]
