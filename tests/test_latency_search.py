@@ -19,6 +19,7 @@ from vitprune.latency.search import Compared
 from vitprune.latency.table import make_grid
 from vitprune.plan import Plan
 from vitprune.shrink import shrink
+from zoo import CASES
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_uncertainty_sees_slow_drifts():
 def test_tables_are_stored_and_damaged_ones_measured_again(tiny, tmp_path, monkeypatch):
     _, structure, measured, _ = spaced(tiny)
     grid = make_grid(structure)
-    key = cache.make_key("model", (tiny.x,), 1, structure, grid, {})
+    key = cache.make_key(tiny.graph, (tiny.x,), 1, structure, grid, {})
     assert cache.read_table(tmp_path / "none", key, structure, grid) is None
     cache.write_table(tmp_path, key, measured)
     (path,) = tmp_path.iterdir()
@@ -138,6 +139,17 @@ def test_tables_are_stored_and_damaged_ones_measured_again(tiny, tmp_path, monke
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.cache_folder() == Path.home() / ".cache" / "vitprune" / "latency"
     cache.write_table(Path("/proc/nowhere"), key, measured)  # no error: the table can be measured again
+
+
+def test_the_same_weights_through_other_operators_have_their_own_table(tiny):
+    _, structure, _, _ = spaced(tiny)
+    keys = []
+    for name in ("timm/vit_tiny/fused", "timm/vit_tiny/eager", "timm/vit_tiny/fused"):
+        case = CASES[name]
+        graph = vitprune.trace(case.model(), case.example(2))
+        keys.append(cache.make_key(graph, case.example(2), 1, structure, make_grid(structure), {}))
+    assert keys[0]["model"] == keys[1]["model"]
+    assert keys[0] != keys[1] and keys[0] == keys[2]
 
 
 def test_latency_of_the_shipped_model(tmp_path, monkeypatch):

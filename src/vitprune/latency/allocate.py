@@ -181,7 +181,7 @@ def get_table(
     structure = find_structure(space.graph, space.clusters)
     grid = make_grid(structure)
     fixed = {g.name: int(c.sizes[0]) for c in space.clusters if len(c.sizes) == 1 for g in c.groups}
-    key = make_key(space.graph.fingerprint, args, torch.get_num_threads(), structure, grid, fixed)
+    key = make_key(space.graph, args, torch.get_num_threads(), structure, grid, fixed)
     folder = how.cache or cache_folder()
     table = read_table(folder, key, structure, grid) if cached else None
     if table is None:

@@ -20,6 +20,8 @@ from vitprune.errors import StoreError
 from vitprune.files import write_text
 from vitprune.latency.branches import Structure
 from vitprune.latency.table import Grid, Table
+from vitprune.trace.capture import op_name
+from vitprune.trace.graph import Graph
 
 Key = Mapping[str, Any]  # what the times depend on, as JSON values
 
@@ -30,15 +32,18 @@ def cache_folder() -> Path:
 
 
 def make_key(
-    fingerprint: str, args: tuple[Any, ...], threads: int, structure: Structure, grid: Grid, fixed: Mapping[str, int]
+    graph: Graph, args: tuple[Any, ...], threads: int, structure: Structure, grid: Grid, fixed: Mapping[str, int]
 ) -> Key:
     """What the times depend on: model, input, device, threads, torch, and the sizes that were measured.
 
-    fixed: sizes of groups that are cut in all of the grid's models alike.
+    A model is known by its groups and operators: the same weights may run through fused attention or in steps. fixed:
+    sizes of groups that are cut in all of the grid's models alike.
     """
     first: Tensor = args[0]
+    operators = "" if graph.detail is None else " ".join(op_name(node) for node in graph.detail.captured.nodes)
     return {
-        "model": fingerprint,
+        "model": graph.fingerprint,
+        "operators": hashlib.sha256(operators.encode()).hexdigest()[:16],
         "inputs": [[*a.shape] for a in args if isinstance(a, Tensor)],
         "dtype": str(first.dtype).removeprefix("torch."),
         "device": device_name(first.device),
