@@ -49,6 +49,14 @@ def test_pruned_folder_loads_as_the_librarys_own_module(saved):
     )
 
 
+def test_a_score_that_needs_images_and_gets_none_stops_before_anything_is_done(command, image_folder):
+    asked = ["prune", TINY, "--data", image_folder, "--target", "macs=0.5", "--out", "o", "--epochs", "0"]
+    done = command(*asked, "--method", "energy", "--calibration", "0")
+    assert done.code == 2
+    assert "'energy' needs calibration images, but got none; give some (batches=, or --calibration N" in done.err
+    assert "dense" not in done.err and not list(Path().glob("o*"))
+
+
 def test_prune_prints_asked_and_obtained(command, image_folder):
     done = command("prune", TINY, "--data", image_folder, "--target", "params=0.6", "--epochs", "0", "--out", "o")
     assert done.code == 0, done.err

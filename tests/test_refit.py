@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,35 @@ def test_inputs_that_never_vary_are_said_and_damped() -> None:
     assert all(bool(torch.isfinite(p).all()) for p in small.parameters())
 
 
+def test_what_a_user_should_know_of_the_fit_reaches_python() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    model, graph, plan, small = half_of_the_mlp(case)
+    batch = images(case.name, 3, 0)
+    with pytest.warns(UserWarning, match="3 images give 51 samples for the .* or more would do better") as caught:
+        vitprune.refit(model, small, graph, plan, [batch])
+    assert caught[0].filename == __file__
+    _, made = vitprune.prune(model, *case.example(2), "macs=0.7", batches=[batch], kinds=["mlp"])
+    assert "3 images give 51 samples" in " ".join(made.settings["notes"])
+    assert made.settings["not_rotated"] == {}
+
+
+def test_layers_that_cannot_be_fitted_are_named() -> None:
+    case = CASES["timm/mobilevit/fused"]
+    model = case.model()
+    graph = trace(model, case.example(2))
+    plan = half_plan(graph, ["mlp"])  # its convolutions' channels among them
+    small, notes = shrink(model, graph, plan, example=case.example(2)), []
+    found = refit(model, small, graph, plan, [images(case.name, 64, 0)], notes=notes)
+    (told,) = (note for note in notes if "only linear layers" in note)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    named = told.partition(" lost inputs")[0].partition(" and ")[0].split(", ")
+    assert named and not set(named) & {layer.weight for layer in found}
+    for name in named:
+        assert small.get_parameter(name).shape[1] < shapes[name][1]
+    fitted = {layer.weight for layer in found if layer.cut}
+    assert fitted, "pointwise convolutions of the same stream are"
+
+
 def test_activations_that_are_no_numbers_name_the_layer() -> None:
     case = CASES["timm/vit_tiny/fused"]
     model, graph, plan, small = half_of_the_mlp(case)
@@ -311,6 +341,35 @@ def test_disk_and_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         results.append((refit(model, small, graph, plan, batches, memory=memory), small.state_dict()))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(v, results[1][1][k]) for k, v in results[0][1].items())
+
+
+class Held(Silent):
+    """Progress that counts the bytes of all tensors that are alive after each layer."""
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def advance(self, n: int = 1, **facts: float | str) -> None:
+        gc.collect()
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if _real(t)}
+        self.most = max(self.most, sum(storages.values()))
+
+
+def _real(found: object) -> bool:
+    return type(found) in (Tensor, nn.Parameter) and found.layout == torch.strided and found.device.type == "cpu"  # type: ignore[attr-defined]
+
+
+def test_memory_does_not_grow_with_the_calibration_set() -> None:
+    case = CASES["timm/vit_tiny/fused"]
+    most = {}
+    for count, memory in ((2, 0), (12, 0), (12, 2**30)):
+        model, graph, plan, small = half_of_the_mlp(case)
+        held = Held()
+        refit(model, small, graph, plan, (images(case.name, 32, s) for s in range(count)), progress=held, memory=memory)
+        most[count, memory] = held.most
+    few, many, unlimited = most.values()
+    assert many < 1.1 * few, most
+    assert unlimited > many + 8 * 32 * 17 * 4, "what is held without a limit is seen by this count"
 
 
 def test_a_spool_beyond_its_limit_uses_a_folder_and_cleans_it() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from toys import CLASSES, DIM, HEAD_DIM, HEADS, HIDDEN, PATCH, TOKENS, Toy, toy_graph
+from vitprune.calibrate import CalibrationError
 from vitprune.score import METHODS, Method, ScoreInfo, register, score
 from vitprune.score.conformance import check_method
 from vitprune.score.types import ScoreError
@@ -93,7 +94,7 @@ def test_register_refuses_a_taken_name(monkeypatch):
 def test_data_is_asked_for(monkeypatch):
     needy = Method(ScoreInfo("needy", "needs data", "", ("data",)), METHODS["random"].compute)
     monkeypatch.setitem(METHODS, "needy", needy)
-    with pytest.raises(ScoreError, match="needs calibration batches"):
+    with pytest.raises(ScoreError, match="needs calibration images, but got none; give some .*alone: magnitude-l2"):
         score(toy_graph(), Toy(), "needy")
     assert score(toy_graph(), Toy(), "needy", batches=[]).keys() == toy_graph().sizes().keys()
 
@@ -226,7 +227,7 @@ def test_lamp_compares_branches_with_each_other():
 
 
 def test_activation_scores_need_images():
-    with pytest.raises(ScoreError, match="needs calibration batches"):
+    with pytest.raises(ScoreError, match="needs calibration images"):
         score(toy_graph(), Toy(), "variance")
     with pytest.raises(ScoreError, match="got no batch"):
         score(toy_graph(), Toy(), "variance", batches=[])
@@ -268,6 +269,31 @@ def test_gradient_scores_are_finite_differences(group, lane, unit):
     assert score(graph, model, "fisher", batches=pairs())[group][lane, unit] == pytest.approx(fisher, rel=2e-3)
 
 
+def test_a_branchs_gradient_scores_are_finite_differences_too():
+    """With respect to a factor on all that its last module adds."""
+    model, step, path = Toy(), 1e-4, "blocks.1.fc2"
+    branch = Group("blocks.1:block", "block", 1, 1, None, (), path, 0, modules=("blocks.1.fc1", path))
+    graph = dataclasses.replace(toy_graph(), groups=(*toy_graph().groups, branch), _by_name={})
+
+    def loss(images, labels, factor):
+        scaled = copy.deepcopy(model).double().eval()
+        with torch.no_grad():
+            for parameter in scaled.get_submodule(path).parameters():
+                parameter.mul_(factor)
+            return float(torch.nn.functional.cross_entropy(scaled(images.double()), labels))
+
+    def slope(images, labels):
+        return (loss(images, labels, 1 + step) - loss(images, labels, 1 - step)) / (2 * step)
+
+    taylor = np.mean([abs(slope(x, y)) for x, y in pairs()])
+    fisher = np.mean([slope(x[i : i + 1], y[i : i + 1]) ** 2 for x, y in pairs() for i in range(len(x))])
+    assert taylor > 1e-6
+    for method, want in (("taylor", taylor), ("fisher", fisher)):
+        assert score(graph, model, method, batches=pairs())["blocks.1:block"].item() == pytest.approx(want, rel=2e-3)
+    squares = score(graph, model, "hessian", batches=pairs())["blocks.1:block"].item()
+    assert 0 < squares != pytest.approx(fisher / 2, rel=1e-2), "its parameters count one by one"
+
+
 def test_hessian_is_half_the_squares_of_every_parameters_own_term():
     model, graph = Toy(), toy_graph()
     found = score(graph, model, "hessian", batches=pairs())
@@ -285,6 +311,19 @@ def test_hessian_is_half_the_squares_of_every_parameters_own_term():
                     want[group] += float(every.index_select(member.dim, positions).sum()) / 2 / len(images)
     for group, value in want.items():
         assert value > 0 and found[group][0, 1] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["taylor", "fisher", "hessian"])
+def test_gradient_scores_name_the_layer_whose_activations_are_no_numbers(name):
+    bad = [(x.clone(), y) for x, y in pairs()]
+    bad[1][0][0, 0, 0] = torch.nan
+    with pytest.raises(CalibrationError, match="activations at layer 'embed' are NaN or infinite"):
+        score(toy_graph(), Toy(), name, batches=bad)
+    model = Toy()
+    with torch.no_grad():
+        model.head.bias[0] = torch.inf  # what layers read is finite
+    with pytest.raises(ScoreError, match="the loss on the calibration images is NaN or infinite; look at"):
+        score(toy_graph(), model, name, batches=pairs())
 
 
 def test_gradient_scores_need_labels_and_leave_frozen_weights_frozen():

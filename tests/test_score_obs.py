@@ -116,6 +116,43 @@ def test_a_singular_covariance_is_damped():
         assert all(np.isfinite(v).all() and (v >= 0).all() for v in values.values())
 
 
+def test_reductions_of_what_reads_a_unit():
+    """The residual stream is read by several layers: their costs are added, averaged, or the largest taken."""
+    graph, model = toy_graph(), Toy()
+    for name in ("energy", "variance", "obs"):
+        total, mean, largest = (
+            score(graph, model, name, reduction=how, batches=tokens())["residual"] for how in ("sum", "mean", "max")
+        )
+        readers = 5  # both blocks' attention and MLP, and the head
+        assert mean == pytest.approx(total / readers, rel=1e-6)
+        assert (mean <= largest).all() and (largest < total).all()
+        assert score(graph, model, name, batches=tokens())["residual"] == pytest.approx(total), "the default"
+        one = score(graph, model, name, reduction="max", batches=tokens())["blocks.0.fc1:mlp"]
+        assert one == pytest.approx(score(graph, model, name, batches=tokens())["blocks.0.fc1:mlp"]), "one reader"
+
+
+@pytest.mark.parametrize("name", ["taylor", "hessian"])
+def test_reductions_of_gradient_terms(name):
+    """Slices of a hidden unit: its row, its bias, and the column that reads it."""
+    graph, model, unit = toy_graph(), Toy(), 7
+    block, parts = model.blocks[1], {how: [] for how in ("sum", "mean", "max")}
+    images = [(x, y) for x, y in pairs()]
+    if name == "hessian":
+        images = [(x[i : i + 1], y[i : i + 1]) for x, y in images for i in range(len(x))]
+    for x, y in images:
+        tensors = [block.fc1.weight, block.fc1.bias, block.fc2.weight]
+        grads = torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), y), tensors)
+        terms = [(g * t).detach().double() for g, t in zip(grads, tensors, strict=True)]
+        terms = [t.square() if name == "hessian" else t for t in terms]
+        found = [float(terms[0][unit].sum()), float(terms[1][unit]), float(terms[2][:, unit].sum())]
+        parts["sum"].append(abs(sum(found)))
+        parts["mean"].append(abs(sum(found)) / 3)
+        parts["max"].append(max(map(abs, found)))
+    for how, values in parts.items():
+        got = score(graph, model, name, reduction=how, batches=pairs())["blocks.1.fc1:mlp"][0, unit]
+        assert got == pytest.approx(np.mean(values) / (2 if name == "hessian" else 1), rel=1e-4), how
+
+
 def test_normalisation_and_reduction_are_choices():
     graph, model = toy_graph(), Toy()
     plain = score(graph, model, "magnitude-l2")["residual"]
@@ -131,9 +168,11 @@ def test_normalisation_and_reduction_are_choices():
     for how, want in (("mean", np.mean(norms)), ("max", max(norms)), ("sum", total)):
         got = score(graph, model, "magnitude-l2", reduction=how)["blocks.1.fc1:mlp"][0, 7]
         assert got == pytest.approx(want, rel=1e-6), how
-    for how in ("sum", "max"):
-        values = score(graph, model, "fisher", reduction=how, batches=pairs())
-        assert all((v >= 0).all() for v in values.values())
+    for name in ("random", "refit-error", "output-error"):
+        with pytest.raises(
+            ScoreError, match=f"method '{name}' scores whole units and takes no reduction, but got 'max'"
+        ):
+            score(graph, model, name, reduction="max", batches=pairs())
     with pytest.raises(ScoreError, match="reduction must be one of default, sum, mean, max, but got 'median'"):
         score(graph, model, "magnitude-l2", reduction="median")
     with pytest.raises(ScoreError, match="normalise must be one of none, .*, but got 'l2'"):

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def listed(texts: Sequence[str], limit: int = 4, separator: str = ", ") -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return separator.join(texts[:limit]) + more
+
 
 class VitpruneError(ValueError):
     """Any error that the user can put right; the command line prints it and leaves with `exit_code`."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
-from vitprune.errors import StoreError
+from vitprune.errors import StoreError, listed
 
 PLAN_VERSION = 1
 KIND_NAMES = ("residual", "heads", "qk", "v", "mlp", "block")
@@ -85,6 +85,10 @@ class Plan:
         """Names of the groups that lose units."""
         return tuple(name for name, g in self.groups.items() if g.kept_size < g.size)
 
+    def noted(self, notes: Iterable[str]) -> Plan:
+        """The same plan with further notes."""
+        return replace(self, settings={**self.settings, "notes": [*self.settings.get("notes", ()), *notes]})
+
     def to_json(self) -> str:
         """The plan as readable JSON, a line per group; `Plan.from_json` gives an equal plan.
 
@@ -123,7 +127,8 @@ class Plan:
             ("lacks groups of the model", [n for n in traced if n not in self.groups]),
         ):
             if names:
-                raise PlanError(f"plan {title}: {_some(names)}; it was made for another model or library version")
+                told = listed([repr(n) for n in sorted(names)])
+                raise PlanError(f"plan {title}: {told}; it was made for another model or library version")
         for name, own in self.groups.items():
             got, want = (own.kind, own.size, own.lanes), (traced[name].kind, traced[name].size, traced[name].lanes)
             if got != want:
@@ -143,12 +148,6 @@ class Plan:
 
 def _group_json(group: GroupPlan) -> str:
     return json.dumps({"kind": group.kind, "size": group.size, "lanes": group.lanes, "kept": group.kept})
-
-
-def _some(names: Iterable[str], limit: int = 4) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(repr(n) for n in listed[:limit]) + more
 
 
 def plain(value: Any) -> Any:

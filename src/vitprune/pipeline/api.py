@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from vitprune.rotate import Rotated, ordered
 from vitprune.rotate import rotate as turn
 from vitprune.score import Scores
 from vitprune.score import score as compute_scores
+from vitprune.score.types import ScoreError
 from vitprune.shrink import shrink as carry_out
 from vitprune.trace.graph import Graph
 
@@ -141,11 +143,16 @@ def refit(
 ) -> tuple[Refitted, ...]:
     """Fits the layers of `small` behind removed units to the outputs of `model`, in place, in closed form.
 
-    batches: images (B, C, H, W), or (images, labels) pairs whose labels are not looked at; some hundred images do.
+    batches: images (B, C, H, W), or (images, labels) pairs whose labels are not looked at; some hundred images do. What
+    should be known of the fit (too few images and how many would do, inputs that never vary) is said by warnings.
 
     Raises RefitError without images, or when the models take more than images.
     """
-    return fit_again(_module(model), small, graph, plan, batches)
+    notes: list[str] = []
+    found = fit_again(_module(model), small, graph, plan, batches, notes=notes)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return found
 
 
 def prune(
@@ -171,7 +178,8 @@ def prune(
 ) -> tuple[nn.Module, Plan]:
     """A smaller model of the same class, for an own training loop, and the plan that it was made by.
 
-    `model` stays as it is. The result was compared with the masked dense model on the way. method: "auto" is
+    `model` stays as it is. The result was compared with the masked dense model on the way; what should be known of
+    the plan and the refit is in `plan.settings["notes"]`. method: "auto" is
     "output-error" where there are batches, else "magnitude-l2"; scope: "auto" is "per-cost" for scores that compare
     across layers, such as output-error, else "local". batches: calibration images, or (images, labels) pairs,
     for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`. latency_batch,
@@ -185,6 +193,8 @@ def prune(
     args = trace_batch(example)
     graph = tracing.trace(model, args)
     data = None if batches is None else list(batches)
+    if data is not None and not data:
+        raise ScoreError("batches must hold at least one batch of images, but are empty; give some, or leave them out")
     wanted = Target.parse(target) if isinstance(target, str) else target
     chosen = wanted_kinds(kinds, ratios or {})
     by = chosen_method(method, data is not None)
@@ -203,9 +213,10 @@ def prune(
     source = model if rotated is None else rotated.model
     plan, small = in_steps(source, graph, wanted, schedule, args, data, settings, rotated=rotated)
     plan = replace(plan, versions=versions())
+    notes: list[str] = []
     if data is not None and refits:
-        refit(source, small, graph, plan, data)
-    return small, plan
+        fit_again(source, small, graph, plan, data, notes=notes)
+    return small, plan.noted(notes)
 
 
 def sweep(

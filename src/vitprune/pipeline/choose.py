@@ -3,7 +3,7 @@
 from typing import Literal
 
 from vitprune.allocate import DEFAULT_SCOPE, Scope
-from vitprune.score.registry import lookup
+from vitprune.score.registry import check_images, lookup
 
 Auto = Literal["auto"]
 
@@ -11,10 +11,11 @@ Auto = Literal["auto"]
 def chosen_method(name: str, images: bool) -> str:
     """The score's name; for "auto" the best one that can be had: "output-error" with images, else "magnitude-l2".
 
-    Raises ScoreError, listing the names, for an unknown one.
+    Raises ScoreError, listing the names, for an unknown one, and for one that needs images where there are none.
     """
     if name == "auto":
         return "output-error" if images else "magnitude-l2"
+    check_images(name, images)
     return lookup(name).info.name
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from vitprune import models
+from vitprune.errors import listed
 from vitprune.pipeline.opening import open_model
 from vitprune.plan import Plan
 from vitprune.report.terminal import print_table
@@ -105,8 +106,7 @@ def print_inspection(found: Inspection) -> None:
     for where, size, reason in found.frozen:
         by_reason.setdefault(reason, []).append(f"{where} ({size})")
     for reason, places in by_reason.items():
-        more = f" and {len(places) - 4} more" if len(places) > 4 else ""
-        print(f"  {reason}: {'; '.join(places[:4])}{more}")
+        print(f"  {reason}: {listed(places, separator='; ')}")
     for op in found.unknown_ops:
         print(f"operator without a rule, what it touches stays: {op}")
     for note in found.notes:

@@ -11,6 +11,7 @@ from torch import nn
 
 from vitprune.allocate.target import Target
 from vitprune.data import Data
+from vitprune.errors import listed
 from vitprune.latency import Timing
 from vitprune.masks import MaskError, MaskSettings, Pressure, Start, train_masks
 from vitprune.masks.vectors import Sharing
@@ -117,7 +118,7 @@ def learn(
     )
     notes = list(result.plan.settings["notes"])
     if result.behind:
-        names = ", ".join(list(result.behind)[:3]) + (", ..." if len(result.behind) > 3 else "")
+        names = listed(list(result.behind), 3)
         notes.append(
             f"{sum(result.behind.values()):,} elements of {len(result.behind)} parameters ({names}) were masked, but "
             "cannot be removed, as other layers use the same channels"

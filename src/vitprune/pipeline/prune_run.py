@@ -240,7 +240,9 @@ class _Run:
         given = self.data.calibration if self.settings.refit else None
         if done is None:
             if given is not None:
-                refit(self._source(), model, self.graph, self.plan, given, progress=self.progress)
+                notes: list[str] = []
+                refit(self._source(), model, self.graph, self.plan, given, progress=self.progress, notes=notes)
+                self.plan = self.plan.noted(notes)
             save_tensors(self.work.path / "pruned.safetensors", model, {})
             self.work.finish("pruned-weights", self.plan.to_json())
         if given is not None:

@@ -112,7 +112,11 @@ def in_steps(
         smaller = shrink(model, graph, further, check=step == steps, example=example)
         carry_(smaller, small, keep_from(graph, further), keep_from(graph, plan))
         plan, small = further, smaller
-    plan = replace(plan, settings={**plan.settings, "rotated": [] if rotated is None else sorted(rotated.energy)})
+    basis = {
+        "rotated": [] if rotated is None else sorted(rotated.energy),
+        "not_rotated": {} if rotated is None else dict(rotated.left),  # with the reasons
+    }
+    plan = replace(plan, settings={**plan.settings, **basis})
     return _recorded(plan, schedule, stuck, graph), small
 
 

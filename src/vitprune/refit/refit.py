@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vitprune.calibrate import Replay, Sensitivity, Site, check_finite, images_of, sensitivities, sites
-from vitprune.errors import ModelError, VitpruneError
+from vitprune.calibrate.sites import CONVOLUTIONS
+from vitprune.errors import ModelError, VitpruneError, listed
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
@@ -19,6 +20,7 @@ from vitprune.refit.joined import Joined, joined
 from vitprune.refit.normal import Moments, best_ridge
 from vitprune.refit.spool import LIMIT, Spool
 from vitprune.shrink.keep import Keep, keep_from
+from vitprune.trace.capture import op_name
 from vitprune.trace.graph import Graph
 
 ENOUGH = 10  # samples per input, below which a user is told
@@ -68,6 +70,7 @@ def refit(
     progress: Progress | None = None,
     memory: int = LIMIT,
     felt: Mapping[str, Sensitivity] | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[Refitted, ...]:
     """Change the weights and biases of `small` in place so that its layers give what those of `model` give.
 
@@ -87,7 +90,8 @@ def refit(
     Source: OSSCAR (Meng et al., arXiv 2403.12983), section 3, with covariance shrinkage; CORP gives the same from the
     dense inputs alone.
 
-    Too few images for a layer's width, and inputs that never vary, are damped and said through `progress`.
+    Too few images for a layer's width, and inputs that never vary, are damped and said through `progress`; so are
+    layers that lost inputs and cannot be fitted (see `remarks`). What is said is added to `notes`, too.
 
     Raises RefitError without images, and when the models cannot be captured at the batch's size; CalibrationError, with
     the layer's name, for activations that are NaN or infinite.
@@ -120,14 +124,25 @@ def refit(
             found.append(_layer(small, keep, pairs, sizes, spool, target, site, felt.get(site.weight)))
             said.advance()
         said.done(f"{len(found)} layers refitted on {count} images")
-        for note in remarks(found, count):
+        told = remarks(found, count, _others(keep, next(iter(pairs.values())).small, found))
+        for note in told:
             said.line(f"note: {note}")
+    if notes is not None:
+        notes.extend(told)
     return tuple(found)
 
 
-def remarks(layers: Sequence[Refitted], images: int) -> tuple[str, ...]:
-    """What a user should know of the fit: too few images for a layer that lost inputs, inputs that never vary."""
+def remarks(layers: Sequence[Refitted], images: int, others: Sequence[str] = ()) -> tuple[str, ...]:
+    """What a user should know of the fit: too few images for a layer that lost inputs, inputs that never vary.
+
+    others: weights that lost inputs and were not fitted.
+    """
     notes: list[str] = []
+    if others:
+        notes.append(
+            f"{listed(others)} lost inputs and kept their other weights: only linear layers and pointwise convolutions "
+            "that run once are refitted"
+        )
     tight = [layer for layer in layers if layer.cut and layer.samples < ENOUGH * layer.inputs]
     if tight:
         worst = min(tight, key=lambda layer: layer.samples / layer.inputs)
@@ -170,6 +185,19 @@ def _layers(keep: Keep, pairs: dict[int, _Pair]) -> list[tuple[Site, Site]]:
         if any(lost):
             return both[number:] if lost[1] else both[number + 1 :]
     return []
+
+
+def _others(keep: Keep, small: Replay, found: Sequence[Refitted]) -> list[str]:
+    """Weights of linear layers and convolutions that lost inputs and are not among those fitted."""
+    captured, fitted = small.captured, {layer.weight for layer in found}
+    names: dict[str, None] = {}
+    for node in captured.nodes:
+        if op_name(node) == "linear" or op_name(node) in CONVOLUTIONS:
+            name = captured.tensors.get(getattr(node.args[1], "name", ""), "")
+            lost = keep.tensor(name)[1:2] if name in captured.parameters else ()
+            if name not in fitted and any(part is not None for part in lost):
+                names[name] = None
+    return list(names)
 
 
 def _layer(

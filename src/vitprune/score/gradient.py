@@ -11,10 +11,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitprune.arrays import Floats
+from vitprune.calibrate import CalibrationError, visit
+from vitprune.errors import ModelError, VitpruneError
 from vitprune.models.loaded import logits
 from vitprune.modes import evaluating
 from vitprune.score.reduce import reduce_slices
@@ -29,7 +31,8 @@ def gradient_terms(inputs: ScoreInputs, *, one_by_one: bool, squares: bool = Fal
 
     The loss is the mean cross-entropy, in eval mode. Gradients on the model's parameters stay as they are.
 
-    Raises ScoreError for batches without labels, or without any batch.
+    Raises ScoreError for batches without labels, or without any batch; CalibrationError, with the layer's name, for
+    activations that are NaN or infinite.
     """
     named = dict(inputs.model.named_parameters())
     aliases = {name: id(p) for name, p in inputs.model.named_parameters(remove_duplicate=False)}
@@ -46,6 +49,8 @@ def gradient_terms(inputs: ScoreInputs, *, one_by_one: bool, squares: bool = Fal
                 seen = True
                 with torch.enable_grad():
                     loss = F.cross_entropy(logits(inputs.model(images.to(device))).float(), labels.to(device))
+                    if not bool(torch.isfinite(loss)):
+                        raise _not_finite(inputs.model, images)
                     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
                 terms: dict[str, Tensor | None] = {}
                 for (name, p), grad in zip(named.items(), grads, strict=True):
@@ -57,6 +62,20 @@ def gradient_terms(inputs: ScoreInputs, *, one_by_one: bool, squares: bool = Fal
             p.requires_grad_(False)
     if not seen:
         raise ScoreError("gradient scores need labelled images, but got no batch")
+
+
+def _not_finite(model: nn.Module, images: Tensor) -> VitpruneError:
+    """The error that names the first layer of whose activations some are no numbers, where that can be found."""
+    try:
+        visit(model, [images], lambda _site, _x, _y: None)
+    except CalibrationError as error:
+        return error
+    except ModelError:  # cannot be run layer by layer
+        pass
+    return ScoreError(
+        "the loss on the calibration images is NaN or infinite; look at the images' normalisation and the labels, or "
+        "score the model in float32"
+    )
 
 
 def _labelled(inputs: ScoreInputs, one_by_one: bool) -> Iterator[tuple[Tensor, Tensor]]:

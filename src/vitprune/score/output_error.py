@@ -69,6 +69,7 @@ METHOD = Method(
         "arXiv 2208.11580",
         ("data", "gradients"),
         comparable=True,
+        reduces=False,
     ),
     compute,
 )

@@ -17,4 +17,4 @@ def compute(inputs: ScoreInputs) -> Scores:
     }
 
 
-METHOD = Method(ScoreInfo("random", "uniform random numbers, a baseline", "", follows=False), compute)
+METHOD = Method(ScoreInfo("random", "uniform random numbers, a baseline", "", follows=False, reduces=False), compute)

@@ -20,5 +20,8 @@ def compute(inputs: ScoreInputs) -> Scores:
 
 
 METHOD = Method(
-    ScoreInfo("refit-error", "loss left after the refit, units taken in turn", "arXiv 2302.04089", ("data",)), compute
+    ScoreInfo(
+        "refit-error", "loss left after the refit, units taken in turn", "arXiv 2302.04089", ("data",), reduces=False
+    ),
+    compute,
 )

@@ -62,6 +62,16 @@ def lookup(name: str) -> Method:
     raise ScoreError(f"method must be one of {', '.join(METHODS)}, but got {name!r}{hint}")
 
 
+def check_images(method: str, given: bool) -> None:
+    """Pass when the method needs no images, or there are some. Raises ScoreError that names those that need none."""
+    if "data" in lookup(method).info.needs and not given:
+        others = ", ".join(name for name, known in METHODS.items() if "data" not in known.info.needs)
+        raise ScoreError(
+            f"method {method!r} needs calibration images, but got none; give some (batches=, or --calibration N on the "
+            f"command line), or take a method that looks at weights alone: {others}"
+        )
+
+
 def score(
     graph: Graph,
     model: nn.Module,
@@ -83,8 +93,13 @@ def score(
     """
     chosen = lookup(method)
     check_choices(reduction, normalisation)
-    if "data" in chosen.info.needs and batches is None:
-        raise ScoreError(f"method {method!r} needs calibration batches; pass batches=")
+    if reduction != "default" and not chosen.info.reduces:
+        others = ", ".join(name for name, known in METHODS.items() if known.info.reduces)
+        raise ScoreError(
+            f"method {method!r} scores whole units and takes no reduction, but got {reduction!r}; leave it out or take "
+            f"one of {others}"
+        )
+    check_images(method, batches is not None)
     scores = chosen.compute(
         ScoreInputs(graph, model, seed, batches, reduction, None if kinds is None else frozenset(kinds))
     )
@@ -93,6 +108,7 @@ def score(
         assert values.shape == (group.lanes, group.size) and values.dtype == np.float64, (method, group.name)
         if not np.isfinite(values).all():
             raise ScoreError(
-                f"method {method!r}: the weights behind group {group.name!r} give scores that are not finite"
+                f"method {method!r}: the weights behind group {group.name!r} give scores that are not finite; look for "
+                "NaN or infinite weights there, or score the model in float32"
             )
     return normalise(scores, normalisation)

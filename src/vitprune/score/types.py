@@ -29,6 +29,7 @@ class ScoreInfo:
     needs: tuple[str, ...] = ()  # any of "data", "labels", "gradients"
     follows: bool = True  # when units change places their scores go with them
     comparable: bool = False  # scores of all layers and kinds are in one unit: see the scope "per-cost"
+    reduces: bool = True  # `reduction` says how a unit's slices become one number; False: it has its own way
     unscaled: bool = False  # a unit made larger by a factor and read with its inverse scores the same
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vitprune.differences import differing
+from vitprune.errors import listed
 from vitprune.search.errors import SearchError
 from vitprune.search.goal import Goal
 from vitprune.search.prober import Prober
@@ -56,10 +57,9 @@ def check_same(found: Any, wanted: Mapping[str, Any], name: str, place: str) -> 
         )
     others = differing(found, wanted)
     if others:
-        told = ", ".join(f"{key}: {_at(found, key)} there, {_at(wanted, key)} here" for key in others[:4])
-        more = f", and {len(others) - 4} more" if len(others) > 4 else ""
+        told = listed([f"{key}: {_at(found, key)} there, {_at(wanted, key)} here" for key in others])
         raise SearchError(
-            f"the study {name!r} in {place} was made with other settings ({told}{more}); join it with the same model, "
+            f"the study {name!r} in {place} was made with other settings ({told}); join it with the same model, "
             "data and settings, choose another name (--study) or --storage, or replace it with --force"
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitprune.errors import StoreError
+from vitprune.errors import StoreError, listed
 
 TIE = "tied:"  # metadata "tied:NAME" -> the name under which a shared tensor is stored
 
@@ -100,8 +100,7 @@ def _compare(
     ]
     for title, names in (("missing", missing), ("extra", extra), ("of another shape", wrong)):
         if names:
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            problems.append(f"{title}: {', '.join(names[:4])}{more}")
+            problems.append(f"{title}: {listed(names)}")
     if problems:
         raise StoreError(f"{path}: tensors {'; '.join(problems)}; the file does not belong to this plan and model")
 

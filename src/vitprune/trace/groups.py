@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from vitprune.errors import listed
 from vitprune.trace.graph import Frozen, Group, Kind, Member
 from vitprune.trace.labels import Array, Solved
 from vitprune.trace.names import block_key, common_module, rank_blocks
@@ -264,10 +265,7 @@ def build_frozen(p: Propagated, solved: Solved, units: Units) -> tuple[Frozen, .
                 if reasons:
                     where, _ = found.setdefault((reasons[0], signature), ([], len(at)))
                     where.append(f"{name}[{dim}]")
-    return tuple(
-        Frozen(", ".join(where[:4]) + (f" and {len(where) - 4} more" if len(where) > 4 else ""), size, reason)
-        for (reason, _), (where, size) in found.items()
-    )
+    return tuple(Frozen(listed(where), size, reason) for (reason, _), (where, size) in found.items())
 
 
 def build_cosize(p: Propagated, solved: Solved, units: Units) -> tuple[tuple[str, ...], ...]:
