@@ -15,7 +15,9 @@ from matrix import traced
 from vitprune.allocate import Target
 from vitprune.masks import Gates, MaskError, MaskResult, MaskSettings, Pressure, Search, train_masks, vtp
 from vitprune.masks.alive import guesses
+from vitprune.masks.cost import SETTLED
 from vitprune.masks.train import steps_per_epoch
+from vitprune.plan import Plan
 from vitprune.recover import TrainError, Upkeep
 from vitprune.shrink import shrink
 from zoo import CASES
@@ -39,9 +41,24 @@ def run(settings: MaskSettings, folder: Path | None = None, val: int = 16, **mor
 
 
 @pytest.mark.parametrize("relaxation", ["straight-through", "hard-concrete", "top-k"])
-def test_a_target_is_met(relaxation: str) -> None:
+def test_a_target_is_met(relaxation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the masks themselves: what is trained at the end of the search is the model that comes out."""
+    plans: list[Plan] = []
+
+    class Watched(Search):
+        def after_step(self, step: int) -> None:
+            super().after_step(step)
+            plans.append(self.gates.plan())
+
+    monkeypatch.setattr("vitprune.masks.train.Search", Watched)
     result = run(search_settings(relaxation=relaxation))
-    assert 0.59 < result.plan.obtained["macs"]["ratio"] <= 0.6
+    assert 0.594 < result.plan.obtained["macs"]["ratio"] <= 0.6
+    settled = plans[int(SETTLED * len(plans)) - 1 :]
+    assert len(plans) == 30 and len(settled) == 4
+    assert all({n: g.kept_size for n, g in p.groups.items()} == result.plan.sizes() for p in settled)
+    assert plans[-1].groups == result.plan.groups
+    assert result.histories["search"].epochs[-1].cost == pytest.approx(plans[-1].obtained["macs"]["ratio"], abs=1e-4)
+    assert plans[-5].sizes() != result.plan.sizes(), "the search before them was free"
     assert set(result.histories) == {"warm-up", "search", "fine-tuning"}
     case = CASES[TINY]
     again = shrink(traced(case).model, traced(case).graph, result.plan, example=case.example(2))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 from vitprune.masks.gates import Gates
 
 
@@ -22,6 +25,38 @@ def close_to(gates: Gates, cost: Callable[[], float], budget: float) -> None:
         close_share(gates, middle / len(gates.alpha))
         low, high = (low, middle) if cost() <= budget else (middle + 1, high)
     close_share(gates, low / len(gates.alpha))
+
+
+def sizes_at(gates: Gates, cost: Callable[[], float], budget: float) -> None:
+    """Fixes the counts: those of the lowest threshold on importance that keeps `cost()` within the budget.
+
+    Counts that are there already stay, where they are within it. Then sizes grow by one permitted step after the other,
+    in turns, as long as one can.
+    """
+    theta = gates.relaxation.importance(gates.alpha.detach())
+    places = theta.sort().values
+
+    def within(counts: Tensor) -> bool:
+        gates.counts = counts
+        gates.refresh()
+        return cost() <= budget
+
+    counts = gates.counts
+    if counts is None or not within(counts):
+        low, high = 0, len(places) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if within(gates.select.counts(theta >= places[middle])) else (middle + 1, high)
+        counts = gates.select.counts(theta >= places[low])
+    before = None
+    while before is None or not torch.equal(before, counts):
+        before = counts
+        for cluster in range(len(counts)):
+            further = counts.clone()
+            wanted = (counts[cluster] + 1).clamp_max(gates.select.permitted.shape[1] - 1)
+            further[cluster] = gates.select.permitted[cluster, wanted]
+            counts = further if within(further) else counts
+    within(counts)
 
 
 def closing_at(step: int, steps: int, closings: int) -> int:

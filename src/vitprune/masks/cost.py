@@ -16,6 +16,7 @@ from vitprune.masks.gates import Gates
 from vitprune.trace.graph import Graph
 
 RAMP = 0.7  # share of the search in which the budget falls; the rest of it is spent at the target
+SETTLED = 0.9  # share of the search after which the sizes are those of the target, and stay
 GROWTH = 1.05  # of the weight, per step above the budget
 FIRST = 0.5  # the weight to begin with
 
@@ -23,9 +24,9 @@ FIRST = 0.5  # the weight to begin with
 class SoftCost:
     """MACs, parameters or predicted time at the masks' sizes, as a share of the dense model's.
 
-    The value is exact: that of the plan of now, where the relaxation counts whole units; for latency it is what the
-    table says of it. The gradient reaches every unit; a group's size is the mean over its lanes of the units counted in
-    each. Groups decided by several masks have the size that stays, and the gradient of the masks' mean.
+    The value is that of the plan of now where the relaxation counts whole units (hard-concrete: chances); for latency
+    it is what the table says of it. The gradient reaches every unit; a group's size is the mean over its lanes of the
+    units counted in each. Groups decided by several masks have the size that stays, and the gradient of the masks' mean.
     """
 
     def __init__(self, gates: Gates, metric: str, timed: Timed | None = None) -> None:
@@ -62,8 +63,14 @@ class SoftCost:
 
     def __call__(self) -> Tensor:
         """A float64 scalar: 1 is the dense model."""
-        gates = self.gates
-        present = gates.relaxation.presence(gates.alpha, gates.hard).double()
+        return self._of(self.gates.relaxation.presence(self.gates.alpha, self.gates.hard))
+
+    def exact(self) -> float:
+        """That of the plan of now, also where the relaxation counts chances."""
+        return float(self._of(self.gates.hard.detach()))
+
+    def _of(self, present: Tensor) -> Tensor:
+        gates, present = self.gates, present.double()
         sizes = torch.zeros(self.count, dtype=torch.float64, device=present.device)
         sizes = sizes.index_add(0, self.rows, present[self.units] * self.shares)
         if self.removable:

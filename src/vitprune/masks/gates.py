@@ -103,6 +103,7 @@ class Gates:
         self._factors = self.hard
         self.threshold = self.relaxation.threshold
         self.counts: Tensor | None = None  # (clusters,) where they are given instead of found by the threshold
+        self.settled = False  # whether they are those of the target
         self._drawn: Tensor | None = None
         self._open = False
         self.open_()
@@ -232,10 +233,10 @@ class Gates:
     def scores(self, closed: float = 1.0) -> Scores:
         """Group name -> float64 (lanes, size): what ranks the units, for every group of the graph.
 
-        closed: factor for the units that are closed now.
+        closed: factor for the units that are closed now. Once the masks are settled all open units come before them.
         """
         theta = self.relaxation.importance(self.alpha).detach()
-        return self._by_group(torch.where(self.hard > 0.5, theta, closed * theta).double().cpu())
+        return self._by_group(torch.where(self.hard > 0.5, theta + self.settled, closed * theta).double().cpu())
 
     def _by_group(self, values: Tensor) -> dict[str, Any]:
         """Group name -> (lanes, size) of per-unit values; ones where no vector decides, the largest of several."""

@@ -42,6 +42,9 @@ class Relaxation(Protocol):
     def settle_(self, alpha: Tensor) -> None:
         """Puts the trained numbers in order after an optimizer step, in place."""
 
+    def calm(self) -> None:
+        """From now on the factors of training are those that are evaluated."""
+
     def inverse(self, importance: Tensor) -> Tensor:
         """Trained numbers of this importance, for starting from a plan."""
 
@@ -84,6 +87,9 @@ class StraightThrough:
         """0 or 1."""
         return hard
 
+    def calm(self) -> None:
+        """Nothing: they are."""
+
     def settle_(self, alpha: Tensor) -> None:
         """Holds alpha in 0.001..1; at 0 the modulus has no slope."""
         alpha.clamp_(1e-3, 1)
@@ -102,12 +108,12 @@ class HardConcrete:
     Source: arXiv 1712.01312, equations 10 to 13; beta 2/3, gamma -0.1, zeta 1.1.
     """
 
-    draws = True
     threshold = 0.5
     beta, gamma, zeta = 2 / 3, -0.1, 1.1
 
     def __init__(self) -> None:
         self.generator: torch.Generator | None = None  # torch's own until a seed is given
+        self.draws = True
 
     def reseed(self, number: int, device: torch.device) -> None:
         """A generator of its own, whatever else a process draws."""
@@ -130,6 +136,8 @@ class HardConcrete:
 
     def factors(self, alpha: Tensor, hard: Tensor) -> Tensor:
         """A draw, 0..1."""
+        if not self.draws:
+            return self.evaluated(alpha, hard)
         u = torch.rand(alpha.shape, generator=self.generator, device=alpha.device, dtype=alpha.dtype)
         u = u.clamp(1e-6, 1 - 1e-6)
         return self._stretched(torch.sigmoid((u.log() - (1 - u).log() + alpha) / self.beta))
@@ -141,6 +149,10 @@ class HardConcrete:
     def evaluated(self, alpha: Tensor, hard: Tensor) -> Tensor:
         """The factor without noise where the plan keeps the unit, else 0."""
         return hard * self._stretched(torch.sigmoid(alpha))
+
+    def calm(self) -> None:
+        """No noise any more."""
+        self.draws = False
 
     def settle_(self, alpha: Tensor) -> None:
         """Holds log alpha in -5..5, beyond which the sigmoid is flat."""

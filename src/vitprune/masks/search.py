@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vitprune.latency import Timed
 from vitprune.masks.alive import collapsed, guesses
-from vitprune.masks.closing import close_share, close_to, closing_at
-from vitprune.masks.cost import FIRST, GROWTH, RAMP, Pressure, SoftCost
+from vitprune.masks.closing import close_share, close_to, closing_at, sizes_at
+from vitprune.masks.cost import FIRST, GROWTH, RAMP, SETTLED, Pressure, SoftCost
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 from vitprune.masks.relax import TopK
@@ -53,7 +53,7 @@ class Search:
         self.now = cost.detach()
         if self.pressure.target is None:
             return (self.strength * cost).float()
-        if self.follows:
+        if self.follows or self.gates.settled:
             return cost.detach().float() * 0
         return (self.strength * torch.relu(cost - self.budget(step))).float()
 
@@ -78,6 +78,8 @@ class Search:
             with torch.no_grad():
                 self.gates.alpha.mul_(self.gates.hard)  # also after this step of the optimizer
         self.gates.after_step(step)
+        if self.pressure.target is not None and not self.pressure.l1 and step + 1 >= SETTLED * self.steps:
+            self._settle()
         if closing := closing_at(step, self.steps, self.pressure.closings):
             self._close(closing / self.pressure.closings)
         if self.pressure.target is not None:
@@ -95,10 +97,18 @@ class Search:
         if self.pressure.l1:
             parts = self.pressure.closings
             return float(self.gates.alpha.detach().abs().mean()), (step + 1) * parts >= (parts - 1) * self.steps
-        cost = float(self.cost().detach())
+        cost = self.cost.exact() if self.gates.settled else float(self.cost().detach())
         if self.pressure.target is None:
             return cost, bool((self.gates.hard < 0.5).any())
         return cost, step + 1 >= self.ramp * self.steps and cost <= self.goal + REACHED
+
+    def _settle(self) -> None:
+        """From now on the sizes are the target's: units change places within them, and weights get used to them."""
+        if not self.gates.settled:
+            self.falls = False
+            self.gates.relaxation.calm()
+            sizes_at(self.gates, self.cost.exact, self.goal)
+            self.gates.settled = True
 
     def _close(self, done: float) -> None:
         """Closes the part `done` of the gates that are to be closed, or as many as a part of the target needs."""
@@ -150,6 +160,7 @@ class Search:
     def state_dict(self) -> dict[str, Tensor]:
         """The gates' state and the weight of now."""
         numbers = {"followed": self.followed, "threshold": self.gates.threshold}
+        numbers["settled"] = float(self.gates.settled)
         numbers["goal"] = self.goal  # of a latency in ms it is measured anew in every process
         mine = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
         return {**self.gates.state_dict(), "strength": self.strength, **mine}
@@ -157,6 +168,9 @@ class Search:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores it."""
         self.gates.threshold = float(state["threshold"])
+        if state["settled"]:
+            self.falls, self.gates.settled = False, True
+            self.gates.relaxation.calm()
         self.gates.load_state_dict(state)
         self.strength = state["strength"].to(self.strength.device).clone()
         self.followed, self.goal = float(state["followed"]), float(state["goal"])

@@ -74,8 +74,9 @@ def train_masks(
     `checkpoint_dir` a run that was stopped goes on from the last checkpoint of the phase that it was in, on the CPU
     bit for bit. upkeep: of all phases, each with its own folder of logs.
 
-    With a target, the masks at the end are within a few units of it; the units that are missing or too many are then
-    chosen by importance, so that the plan is at most the target and within 1 % of it or one rounding step. For latency
+    With a target, the last tenth of the search has its sizes; where it ends before (`patience`), the units that are
+    missing or too many are chosen by importance. So the plan is at most the target and within 1 % of it or one rounding
+    step. For latency
     a table of the model's times is measured before the search, and its plan after it, until a target is met: see
     `allocate_latency`, also for `timing` and `clock`.
 
@@ -203,7 +204,7 @@ def projected(gates: Gates, settings: MaskSettings, timed: Timed | None = None) 
             return plan
         with gates.closed() as model:
             return timed.measured(model, plan)
-    scope: Scope = "local" if settings.relaxation == "top-k" else "global"
+    scope: Scope = "local" if settings.relaxation == "top-k" and not gates.settled else "global"
     if timed is not None:
         with gates.closed() as model:
             fitted = timed.plan(model, gates.scores(CLOSED), target, scope)
