@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from glob import escape
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ def on_model(
 ) -> Gates:
     """Gates on `model`, each kind compared first with the oracle under a random plan; arguments are those of `Gates`.
 
-    A kind that fails with one slice per way is masked in all its slices; one that fails then too (norms over it that
-    are written out in single operators) is left out, and the reason is in `left`.
+    A kind that fails with one slice per way is masked in all its slices; where that fails too, the groups that fail by
+    themselves (norms over them that are written out in single operators) are left out, with the reason in `left`.
 
     Raises MaskError when a kind that was named, or every kind, has to be left out.
     """
@@ -45,32 +46,42 @@ def on_model(
     left: dict[str, str] = {}
     for kind in dict.fromkeys(g.kind for g in chosen):
         own = [g.name for g in chosen if g.kind == kind]
-        why = ""
-        for wide in ((), (kind,)):
-            try:
-                gap = difference(Gates(model, graph, [kind], everywhere=wide))
-            except MaskError as error:
-                why = str(error)
-                break
-            why = (
-                f"the masked model would differ from the shrunk one by {gap:.1e} (a norm that is no module of its own)"
-            )
-            if gap <= TOLERANCE:
-                good.append(kind)
-                everywhere += wide
-                break
-        else:
-            left |= dict.fromkeys(own, why)
-            continue
-        if kind not in good:
-            left |= dict.fromkeys(own, why)
+        wide, why = _way(model, graph, kind, protect)
+        bad = {} if wide is not None else dict.fromkeys(own, why)
+        if wide is None and len(own) > 1:
+            alone = {name: _way(model, graph, kind, [*protect, *map(escape, set(own) - {name})]) for name in own}
+            some = {name: reason for name, (found, reason) in alone.items() if found is None}
+            if len(some) < len(own):
+                wide, _ = _way(model, graph, kind, [*protect, *map(escape, some)])
+                bad = bad if wide is None else some
+        left |= bad
+        if wide is not None:
+            good.append(kind)
+            everywhere += [kind] if wide else []
     lost = [k for k in kinds or () if any(g.kind == k for g in chosen) and k not in good]
     if lost or not good:
-        reason = next(iter(left.values()))
-        raise MaskError(f"{type(model).__name__} cannot be masked in {', '.join(lost) or 'any kind'}: {reason}")
-    gates = Gates(model, graph, good, everywhere=everywhere, protect=protect, **how)
+        name, reason = next(iter(left.items()))
+        raise MaskError(
+            f"{type(model).__name__} cannot be masked in {', '.join(lost) or 'any kind'}: {name}: {reason}; leave the "
+            "kind out, or prune it by scores"
+        )
+    gates = Gates(model, graph, good, everywhere=everywhere, protect=[*protect, *map(escape, left)], **how)
     gates.left |= left
     return gates
+
+
+def _way(model: nn.Module, graph: Graph, kind: str, protect: Collection[str]) -> tuple[bool | None, str]:
+    """Whether a kind needs masks in all its slices, None where not even these do; and why one slice does not."""
+    why = ""
+    for wide in (False, True):
+        try:
+            gap = difference(Gates(model, graph, [kind], protect=protect, everywhere=[kind] if wide else []))
+        except MaskError as error:
+            return None, str(error)
+        if gap <= TOLERANCE:
+            return wide, ""
+        why = f"the masked model would differ from the shrunk one by {gap:.1e} (a norm that is no module of its own)"
+    return None, why
 
 
 def maskable(model: nn.Module, graph: Graph, settings: MaskSettings) -> frozenset[str]:

@@ -26,7 +26,8 @@ class SoftCost:
 
     The value is that of the plan of now where the relaxation counts whole units (hard-concrete: chances); for latency
     it is what the table says of it. The gradient reaches every unit; a group's size is the mean over its lanes of the
-    units counted in each. Groups decided by several masks have the size that stays, and the gradient of the masks' mean.
+    units counted in each. Groups decided by several masks have the size that stays, and the gradient of the masks'
+    mean.
     """
 
     def __init__(self, gates: Gates, metric: str, timed: Timed | None = None) -> None:
