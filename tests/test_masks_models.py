@@ -9,7 +9,7 @@ from vitprune.masks import MaskError, on_model
 from vitprune.masks.check import difference
 from zoo import CASES
 
-# Groups that are left out, and kinds of which every group is, by models: group norms, norms over the channels of images,
+# Groups that are left out, and kinds of which every group is, by models: group norms, norms over channels of images,
 # norms that are written out in single operators.
 WITHOUT_RESIDUAL = (
     "hf/poolformer", "timm/poolformer", "timm/caformer", "timm/coatnet", "timm/davit", "timm/edgenext", "timm/gcvit",

@@ -18,6 +18,7 @@ from vitprune.masks.alive import guesses
 from vitprune.masks.cost import SETTLED
 from vitprune.masks.train import steps_per_epoch
 from vitprune.plan import Plan
+from vitprune.progress import Silent
 from vitprune.recover import TrainError, Upkeep
 from vitprune.shrink import shrink
 from zoo import CASES
@@ -185,8 +186,9 @@ def test_a_search_ends_when_nothing_moves_any_more(relaxation: str, tmp_path: Pa
     still = replace(SETTINGS, epochs=10, lr=1e-12, patience=2)
     settings = search_settings(relaxation=relaxation, search=still, mask_lr=1e-12, warmup=None, finetune=None)
     epochs = run(settings).histories["search"].epochs
-    if relaxation == "straight-through":  # masks that do not move never reach it
-        assert len(epochs) == 10 and not epochs[-1].settled
+    if relaxation == "straight-through":  # masks that do not move reach it where the sizes are settled, at the end
+        assert [e.settled for e in epochs] == [False] * 8 + [True] * 2
+        assert epochs[7].cost == 1 and 0.59 < epochs[8].cost == epochs[9].cost <= 0.6
         return
     assert [e.settled for e in epochs] == [False] * 6 + [True] * 2  # the budget falls for 42 of 60 steps
     assert epochs[6].cost == epochs[7].cost <= 0.61 < epochs[4].cost
@@ -205,6 +207,104 @@ def test_a_search_ends_when_nothing_moves_any_more(relaxation: str, tmp_path: Pa
         again = run(settings, tmp_path).histories["search"].epochs
         assert seen[-6:] == list(range(42, 48)) and len(run(settings, tmp_path).histories["search"].epochs) == 8
     assert [replace(e, seconds=0) for e in again] == [replace(e, seconds=0) for e in epochs]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"relaxation": "hard-concrete"},
+        {"pressure": Pressure(weight=1.0), "sharing": "independent"},
+        {"search": replace(SETTINGS, epochs=5, amp="bf16")},
+    ],
+)
+def test_other_searches_that_are_stopped_go_on_bit_by_bit(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the sizes are settled, too, and in the warm-up and fine-tuning."""
+    settings = search_settings(**more)
+    straight, taken = run(settings), []
+    take = torch.optim.AdamW.step
+
+    def stop(self: torch.optim.AdamW, *given: Any, **named: Any) -> Any:
+        taken.append(None)
+        if len(taken) in (5, 42, 50):  # in the warm-up, the end of the search, and fine-tuning
+            raise KeyboardInterrupt
+        return take(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", stop)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                run(settings, tmp_path, upkeep=Upkeep(checkpoint_every=1))
+        resumed = run(settings, tmp_path, upkeep=Upkeep(checkpoint_every=1))
+    assert resumed.plan == straight.plan
+    theirs = straight.model.state_dict()
+    assert all(torch.equal(tensor, theirs[k]) for k, tensor in resumed.model.state_dict().items())
+
+
+def test_in_half_precision_the_shrunk_model_is_the_masked_one_too() -> None:
+    case = CASES[TINY]
+    ready = traced(case)
+    settings = search_settings(search=replace(SETTINGS, epochs=5, amp="bf16"), warmup=None, finetune=None)
+    seen: list[torch.Tensor] = []
+    (x,) = case.example(8)
+
+    class Watched(Search):
+        def after_step(self, step: int) -> None:
+            super().after_step(step)
+            if step + 1 == self.steps:
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    seen.append(self.gates.model.eval()(x).float())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitprune.masks.train.Search", Watched)
+        small = train_masks(
+            ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings, example=case.example(2)
+        ).model
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got = small(x).float()
+    assert float((got - seen[-1]).abs().max()) < 0.02 * float(got.abs().max())
+
+
+def test_a_model_wrapped_by_compile_is_trained_as_itself() -> None:
+    case, settings = CASES[TINY], search_settings()
+    found = []
+    for wraps in (False, True):
+        ready = traced(case)
+        model = torch.compile(ready.model, backend="eager") if wraps else ready.model
+        found.append(
+            train_masks(model, ready.graph, pictures(), pictures(16, shuffle=False), settings, example=case.example(2))
+        )
+    plain, compiled = found
+    assert plain.plan == compiled.plan
+    theirs = compiled.model.state_dict()
+    for name, tensor in plain.model.state_dict().items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_kinds_stay_whole_and_heads_and_branches_can_go() -> None:
+    graph = traced(CASES[TINY]).graph
+    frozen = run(search_settings(freeze=("heads", "residual"), warmup=None, finetune=None)).plan
+    assert all(g.kept_size == g.size for g in frozen.groups.values() if g.kind in ("heads", "residual", "block"))
+    assert any(g.kept_size < g.size for g in frozen.groups.values() if g.kind == "mlp")
+    search = replace(SETTINGS, epochs=3)
+    gates = run(replace(vtp(search, rate=0.5, mask_lr=0.05, finetune=None), kinds=("heads", "block"))).plan
+    kinds = {name: graph[name].kind for name in gates.pruned()}
+    assert kinds and set(kinds.values()) <= {"heads", "block"}
+    assert all(g.kept_size == g.size for g in gates.groups.values() if g.kind not in ("heads", "block"))
+
+
+def test_a_teacher_changes_what_a_search_learns() -> None:
+    for settings in (search_settings(warmup=None, finetune=None), vtp(SETTINGS, rate=0.3, finetune=None)):
+        weights = []
+        for weight, features in ((0.0, 0.0), (0.9, 0.0), (0.9, 1.0)):
+            taught = replace(settings.search, distill_weight=weight, feature_weight=features)
+            teacher = traced(CASES[TINY]).model
+            with torch.no_grad():
+                teacher.head.bias += torch.arange(10.0)
+            result = run(replace(settings, search=taught), teacher=teacher if weight else None)
+            weights.append(result.model.head.bias.detach().clone())
+        assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
 
 
 def test_a_search_without_a_target_waits_for_the_cost() -> None:
@@ -322,3 +422,16 @@ def test_vtp_closes_the_smallest_gates_and_folds_the_others(sharing: str) -> Non
         if sharing == "residual":
             rows = list(result.plan.groups[next(n for n in result.plan.groups if n.endswith("residual"))].kept[0])
             assert torch.equal(small, dense[rows])
+
+
+def test_progress_shows_the_cost_beside_the_loss() -> None:
+    shown: list[dict[str, Any]] = []
+
+    class Bar(Silent):
+        def advance(self, n: int = 1, **facts: float | str) -> None:
+            shown.append(facts)
+
+    result = run(search_settings(warmup=None, finetune=None), progress=Bar())
+    costs = [facts["cost"] for facts in shown if "cost" in facts]
+    assert len(costs) > 20 and costs[0] == 1.0
+    assert costs[-1] == pytest.approx(result.plan.obtained["macs"]["ratio"], abs=1e-4)

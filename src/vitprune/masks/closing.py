@@ -28,13 +28,13 @@ def close_to(gates: Gates, cost: Callable[[], float], budget: float) -> None:
 
 
 def sizes_at(gates: Gates, cost: Callable[[], float], budget: float) -> None:
-    """Fixes the counts: those of the lowest threshold on importance that keeps `cost()` within the budget.
+    """Fixes the counts: those of as few of the least important units closed as keep `cost()` within the budget.
 
     Counts that are there already stay, where they are within it. Then sizes grow by one permitted step after the other,
     in turns, as long as one can.
     """
     theta = gates.relaxation.importance(gates.alpha.detach())
-    places = theta.sort().values
+    place = theta.argsort(stable=True).argsort()  # instead of the importance: many may be equal
 
     def within(counts: Tensor) -> bool:
         gates.counts = counts
@@ -43,11 +43,11 @@ def sizes_at(gates: Gates, cost: Callable[[], float], budget: float) -> None:
 
     counts = gates.counts
     if counts is None or not within(counts):
-        low, high = 0, len(places) - 1
+        low, high = 0, len(place) - 1
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if within(gates.select.counts(theta >= places[middle])) else (middle + 1, high)
-        counts = gates.select.counts(theta >= places[low])
+            low, high = (low, middle) if within(gates.select.counts(place >= middle)) else (middle + 1, high)
+        counts = gates.select.counts(place >= low)
     before = None
     while before is None or not torch.equal(before, counts):
         before = counts

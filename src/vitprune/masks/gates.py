@@ -21,6 +21,7 @@ from vitprune.masks.norms import kept_forward, norms_of
 from vitprune.masks.relax import Relaxation, StraightThrough
 from vitprune.masks.select import Selector
 from vitprune.masks.vectors import Sharing, vectors_of, without
+from vitprune.models.loaded import plain
 from vitprune.plan import GroupPlan, Plan, identity
 from vitprune.shrink import keep_from, shrink
 from vitprune.trace.graph import KINDS as ALL_KINDS
@@ -65,6 +66,7 @@ class Gates:
         Raises MaskError when a kind that is named has no group that can be masked, or weights are frozen.
         """
         check_minimum(minimum)
+        model = plain(model)
         self.model, self.graph, self.lr, self.seed = model, graph, lr, seed
         self.relaxation: Relaxation = relaxation or StraightThrough()
         self.floors = floors(minimum)

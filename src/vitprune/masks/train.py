@@ -25,7 +25,7 @@ from vitprune.masks.relax import RELAXATIONS
 from vitprune.masks.search import Search
 from vitprune.masks.settings import MaskSettings
 from vitprune.masks.start import Start, check_start
-from vitprune.models.loaded import logits
+from vitprune.models.loaded import logits, plain
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
 from vitprune.processes import is_main, rank, world
@@ -70,6 +70,8 @@ def train_masks(
 ) -> MaskResult:
     """The smaller model that masks and weights, trained together, end with. `model` is changed: it was trained too.
 
+    `model` may be wrapped by `torch.compile`; what comes out is not.
+
     graph, example: the model's trace, and the arguments that it was made with. teacher: for all phases. With
     `checkpoint_dir` a run that was stopped goes on from the last checkpoint of the phase that it was in, on the CPU
     bit for bit. upkeep: of all phases, each with its own folder of logs.
@@ -110,7 +112,7 @@ def train_masks(
     model.to(device)
     if start is not None:
         check_start(settings)
-        start.weights_(model, graph)
+        start.weights_(plain(model), graph)
     if settings.warmup is not None:
         phase("warm-up", model, settings.warmup)
     gates = on_model(

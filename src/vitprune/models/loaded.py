@@ -46,6 +46,13 @@ def logits(output: object) -> Tensor:
     raise ModelError(f"the model returns {type(output).__name__}, which holds no tensor of class scores")
 
 
+def plain(model: nn.Module) -> nn.Module:
+    """The model itself, where it is wrapped by `torch.compile`: its parameters have their own names there."""
+    inner = getattr(model, "_orig_mod", model)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
 def example(preprocessing: Preprocessing, batch: int = 2, seed: int = 0) -> Tensor:
     """(batch, channels, height, width) float32, standard normal: an input of the model's own shape."""
     generator = torch.Generator().manual_seed(seed)

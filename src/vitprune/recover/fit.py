@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitprune.data.batches import Batch, Batches
-from vitprune.models.loaded import logits
+from vitprune.models.loaded import logits, plain
 from vitprune.progress import Progress, Silent
 from vitprune.recover import checkpoint as ckpt
 from vitprune.recover.hook import CostHook, LossHook, ParameterHook, StatefulHook, StepHook
@@ -46,6 +46,8 @@ def fit(
 ) -> History:
     """What every epoch gave; `model` is trained in place and left on `device` in evaluation mode.
 
+    `model` may be wrapped by `torch.compile`: training runs what it compiles, validation the model itself.
+
     With `checkpoint_dir` every epoch leaves a checkpoint there, and so do every `upkeep.checkpoint_every` steps, Ctrl-C
     and SIGTERM, which wait for the end of the step (a second one does not). A run that finds a checkpoint goes on from
     it: on the CPU with the same weights, bit for bit, as a run that never stopped. Random draws depend on (seed, step)
@@ -70,7 +72,7 @@ def fit(
         run.measure_start()
         stack.callback(run.runtime.end_tracking)
         run.runtime.track(settings.to_json(), len(run.records) * run.steps + run.meter.steps)
-        stack.enter_context(checkpointing(model, settings.grad_checkpointing))
+        stack.enter_context(checkpointing(run.model, settings.grad_checkpointing))
         if run.teaching.features is not None:
             stack.enter_context(run.teaching.features.open())
         for epoch in range(len(run.records), settings.epochs):
@@ -97,7 +99,7 @@ class _Run:
         upkeep: Upkeep,
     ) -> None:
         self.runtime = Runtime(device, resolve_amp(settings.amp, device), upkeep.trackers, upkeep.log_dir)
-        self.model = model.to(self.runtime.device)
+        self.model = plain(model).to(self.runtime.device)
         self.train, self.val, self.settings = train, val, settings
         self.hook, self.folder, self.progress = hook, folder, progress
         also: object = hook  # a hook may be more than a StepHook
@@ -112,7 +114,7 @@ class _Run:
                     "launch fewer processes, or give more images"
                 )
             split.set_shard(self.runtime.rank, self.runtime.world)
-        self.called = self.runtime.wrap(self.model, self._some_images)
+        self.called = self.runtime.wrap(model, self._some_images)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
         self.hooked: list[nn.Parameter] = []
         if isinstance(also, ParameterHook):
@@ -137,6 +139,7 @@ class _Run:
         self.upkeep, self.patience = upkeep, Patience()
         self.steps = -(-len(train) // settings.accumulate)  # per epoch
         self.meter = Meter()
+        self.cost: float | None = None  # the hook's, when it was last looked at
         self.spent = 0.0  # seconds in the epoch before it was taken up again
         self.began: tuple[float, int] | None = None  # when and where this process took its first step
         self.mixer: Mixer | None = None
@@ -219,6 +222,8 @@ class _Run:
         if look:
             values = {"loss": self.meter.recent, "top1": self.meter.top1, "images_per_second": self.meter.speed}
             values["lr"] = float(self.optimizer.param_groups[0]["lr"])
+            self.cost, _ = self._standing(epoch * self.steps + done - 1)
+            values |= {} if self.cost is None else {"cost": self.cost}
             self.runtime.log({f"train/{name}": value for name, value in values.items()}, epoch * self.steps + done)
         if due:
             self._save(epoch, done, seconds)
@@ -244,6 +249,7 @@ class _Run:
             return {}
         left = (now - since) / (done - first) * (self.settings.epochs * self.steps - done)
         facts: dict[str, float | str] = {"loss": self.meter.mean_loss, "top-1": f"{100 * self.meter.top1:.1f} %"}
+        facts |= {} if self.cost is None else {"cost": round(self.cost, 4)}
         return facts | {"images/s": round(self.meter.speed, 1), "left": duration(left)}
 
     def _step(self, step: int, batches: Iterator[Batch], passes: int) -> None:
