@@ -209,11 +209,24 @@ def test_masks_and_units_and_rates(domains: Path, tmp_path: Path) -> None:
         and line.shares["params"] <= 0.7
     )
     assert found.finished[-1].lr == 1e-4
+    metrics = json.loads((tmp_path / "masks/runs" / found.finished[-1].key / "model/metrics.json").read_text())
+    epochs = [*metrics["history"]["epochs"], *metrics["search"]["search"]["epochs"]]
+    assert len(epochs) == 2 and found.finished[-1].train_s == pytest.approx(sum(e["seconds"] for e in epochs))
     how = settings(ratio_of="units", ratios=(0.5,), round_to=1, tuning=None)
     found = run_dg([MODEL], DomainSettings(str(domains)), how, tmp_path / "units", held_out="art", device="cpu")
     cell = found.finished[-1]
     plan = json.loads((tmp_path / "units/runs" / cell.key / "model/plan.json").read_text())
     assert 0.45 < plan["obtained"]["units"]["ratio"] <= 0.5 and cell.epoch_s is None
+
+
+def test_what_no_cell_could_do_is_said_before_anything_is_trained(command, domains: Path, tmp_path: Path) -> None:
+    asked = ["dg", "--models", MODEL, "--from-scratch", "--scores", "taylor", "--ratios", "0.3", "--seeds", "0,1", "-q"]
+    done = command(*asked, "--data", domains, "--batch-size", 1, "--out", "study")
+    assert done.code == 4 and "each of 2 source domains of" in done.err and "at least that, but got 1" in done.err
+    few = write_domains(tmp_path / "few", count=1)
+    done = command(*asked, "--data", few, "--batch-size", 6, "--out", "study")
+    assert done.code == 4 and "to train on and 0 to validate with; both need some" in done.err
+    assert not Path("study").exists()
 
 
 def test_cells_whose_dense_model_failed_wait(domains: Path, tmp_path: Path, monkeypatch) -> None:

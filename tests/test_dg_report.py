@@ -29,8 +29,8 @@ def cell(
 def study(*more: DomainCell) -> DomainStudy:
     cells = [
         cell("a", 0, 0.9, 0.8), cell("b", 0, 0.8, 0.6), cell("a", 1, 0.9, 0.7), cell("b", 1, 0.8, 0.7),
-        cell("a", 0, 0.7, 0.6, "global", "l2", speed={1: 2.0}, shares={"params": 0.4}, epoch_s=1.0),
-        cell("b", 0, 0.6, 0.2, "global", "l2", speed={1: 4.0}, shares={"params": 0.5}, epoch_s=3.0),
+        cell("a", 0, 0.7, 0.6, "global", "l2", speed={1: 2.0}, shares={"params": 0.4}, epoch_s=1.0, train_s=9.0),
+        cell("b", 0, 0.6, 0.2, "global", "l2", speed={1: 4.0}, shares={"params": 0.5}, epoch_s=3.0, train_s=5.0),
         cell("a", 1, 0.7, 0.5, "global", "l2"), cell("b", 1, 0.6, 0.5, "global", "l2"),
         *more,
     ]  # fmt: skip
@@ -50,6 +50,7 @@ def test_means_worst_and_drops_by_hand() -> None:
     assert pruned.drop_outside.se == pytest.approx(0.05)
     assert pruned.drop_inside.mean == pytest.approx(0.2)
     assert (pruned.speed, pruned.shares, pruned.epoch_s) == ({1: 3.0}, {"params": pytest.approx(0.45)}, 2.0)
+    assert (pruned.train_s, pruned.dense_train_s) == (7.0, None)
 
 
 def test_a_seed_that_lacks_a_domain_has_no_mean() -> None:

@@ -21,6 +21,7 @@ from vitprune.data.idx import Images
 from vitprune.data.mixed import Balanced, Chained
 from vitprune.data.open_domains import chosen_augment, leave_out
 from vitprune.data.transforms import CHANGES, LUMA, rotated
+from vitprune.errors import DataError
 from vitprune.preprocessing import Preprocessing
 from vitprune.progress import Silent
 
@@ -238,6 +239,13 @@ def test_a_small_domain_is_begun_anew_in_another_order() -> None:
     assert values(mixed) == whole[2:]
     mixed.set_epoch(2)
     assert values(mixed) != whole
+
+
+def test_a_domain_with_fewer_images_than_processes_is_an_error() -> None:
+    mixed = Balanced([numbered(0, 12, 3, shuffle=True), numbered(100, 1, 3, shuffle=True)], again=True)
+    mixed.set_shard(0, 1)
+    with pytest.raises(DataError, match="2 processes need an image each of every domain, but one has 1; launch fewer"):
+        mixed.set_shard(1, 2)
 
 
 def test_calibration_and_validation_have_every_image_once() -> None:

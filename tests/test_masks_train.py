@@ -433,5 +433,5 @@ def test_progress_shows_the_cost_beside_the_loss() -> None:
 
     result = run(search_settings(warmup=None, finetune=None), progress=Bar())
     costs = [facts["cost"] for facts in shown if "cost" in facts]
-    assert len(costs) > 20 and costs[0] == 1.0
+    assert len(costs) >= 5 and costs[0] == 1.0
     assert costs[-1] == pytest.approx(result.plan.obtained["macs"]["ratio"], abs=1e-4)

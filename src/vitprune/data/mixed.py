@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from vitprune.data.batches import Batch, Batches
+from vitprune.errors import DataError
 
 
 class Balanced:
@@ -40,7 +41,13 @@ class Balanced:
         self._epoch, self._done = epoch, done
 
     def set_shard(self, rank: int, world: int) -> None:
-        """Restricts the passes to this process's share of every part."""
+        """Restricts the passes to this process's share of every part. Raises DataError where that holds no image."""
+        least = min(part.size for part in self.parts)
+        if least < world:
+            raise DataError(
+                f"{world} processes need an image each of every domain, but one has {least}; launch fewer processes, or "
+                "give it more images"
+            )
         self._world = world
         for part in self.parts:
             part.set_shard(rank, world)

@@ -100,11 +100,7 @@ def leave_out(
     """
     (held,) = found.holds((held,))
     sources = [d for d in found.domains if d.name not in held]
-    if batch_size < len(sources):
-        raise DomainError(
-            f"a batch holds equally many images of each of {len(sources)} source domains of {found.spec}, so its size "
-            f"must be at least that, but got {batch_size}"
-        )
+    check_batch(found, held, batch_size)
     sides = unseen(found, split_domains(found, val_fraction, seed), held)
     maker = _Maker(preprocessing, seed, workers, device)
     sizes = _shares(batch_size, len(sources))
@@ -137,6 +133,32 @@ def leave_out(
         {d.name: maker.batches(d, sides.large[d.name]) for d in away},
         {d.name: maker.batches(d, sides.small[d.name]) for d in away if len(sides.small[d.name])},
     )
+
+
+def check_batch(found: DomainSet, held: Held, size: int) -> None:
+    """Pass for a batch that has room for every source domain. Raises DomainError."""
+    sources = sum(d.name not in held for d in found.domains)
+    if size < sources:
+        raise DomainError(
+            f"a batch holds equally many images of each of {sources} source domains of {found.spec}, so its size must "
+            f"be at least that, but got {size}"
+        )
+
+
+def check_splits(
+    found: DomainSet, held: Sequence[Held], seeds: Sequence[int], fraction: float, sizes: Sequence[int]
+) -> None:
+    """Pass when every way to leave domains out, by every seed, has images on both sides and fits batches of `sizes`.
+
+    Raises DomainError as `leave_out`.
+    """
+    for one in held:
+        for size in sizes:
+            check_batch(found, one, size)
+    for seed in seeds:
+        sides = split_domains(found, fraction, seed)
+        for one in held:
+            unseen(found, sides, one)
 
 
 def _shares(whole: int, count: int) -> list[int]:

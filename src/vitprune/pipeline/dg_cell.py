@@ -107,7 +107,12 @@ class CellRunner:
         inside, outside, oracle = (tried(side) for side in (parts.validation, parts.test, parts.oracle))
         mean = sum(v["top1"] for v in outside.values()) / len(outside)
         self.progress.line(f"held-out {join(cell.held)}: top-1 {100 * mean:.2f} %")
-        history = read_object(where / METRICS, f"remove {self.folder.cell(cell)}").get("history")
-        times = [e["seconds"] for e in (history or {}).get("epochs", [])]
-        about = {"epoch_s": median(times), "train_s": sum(times)} if times else {}
+        metrics = read_object(where / METRICS, f"remove {self.folder.cell(cell)}")
+        times, searched = _seconds(metrics.get("history")), map(_seconds, (metrics.get("search") or {}).values())
+        about = {"epoch_s": median(times), "train_s": sum(times) + sum(map(sum, searched))} if times else {}
         return {"inside": inside, "outside": outside, "oracle": oracle, **about}
+
+
+def _seconds(history: Mapping[str, Any] | None) -> list[float]:
+    """Of every epoch."""
+    return [epoch["seconds"] for epoch in (history or {}).get("epochs", [])]

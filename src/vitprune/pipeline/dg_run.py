@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitprune.data.domain_folder import check_readable
 from vitprune.data.domains import Held
-from vitprune.data.open_domains import chosen_augment, open_domains
+from vitprune.data.open_domains import check_splits, chosen_augment, open_domains
 from vitprune.errors import VitpruneError
 from vitprune.pipeline.dg_cell import CellRunner
 from vitprune.pipeline.dg_cells import DgCell, cells_of
@@ -65,6 +65,8 @@ def run_dg(
     domains = open_domains(data.spec, limit=data.limit)
     held = domains.holds(held_out)
     chosen_augment(domains, data.augment)
+    trained = [how for how in (settings.dense, settings.tuning) if how is not None]
+    check_splits(domains, held, settings.seeds, data.val_fraction, [how.batch_size for how in trained])
     left = ("workers", "held_out")  # which decide nothing, or belong to a cell
     reading = {name: value for name, value in asdict(data).items() if name not in left}
     identity = {"data": reading, "device": place.partition(":")[0]}

@@ -19,7 +19,7 @@ from vitprune.masks.vtp import KINDS as VTP_KINDS
 from vitprune.masks.vtp import L1
 from vitprune.plan import Plan
 from vitprune.progress import Progress
-from vitprune.recover import TrainSettings, Upkeep
+from vitprune.recover import History, TrainSettings, Upkeep
 from vitprune.trace.graph import Graph
 
 METHODS = ("masks", "vtp")
@@ -99,8 +99,8 @@ def learn(
     timing: Timing,
     start: Start | None,
     progress: Progress,
-) -> tuple[Plan, nn.Module]:
-    """The plan that masks end with, and the shrunk model; `model` is trained, and changed."""
+) -> tuple[Plan, nn.Module, Mapping[str, History]]:
+    """The plan that masks end with, the shrunk model, and how the phases went; `model` is trained, and changed."""
     result = train_masks(
         model,
         graph,
@@ -126,4 +126,4 @@ def learn(
     behind = dict(result.behind)
     about = {**result.plan.settings, "notes": notes, "behind": behind}
     about |= {"start": "dense"} if start is None else {"start": "score", "rotated": start.plan.settings["rotated"]}
-    return replace(result.plan, method=method, settings=about), result.model
+    return replace(result.plan, method=method, settings=about), result.model, result.histories

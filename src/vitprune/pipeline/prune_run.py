@@ -138,11 +138,15 @@ def run_prune(
         "run": wanted,
     }
     metrics |= {"command": command} if command else {}
+    metrics |= {"search": searched} if (searched := work.result(SEARCHED)) is not None else {}
     metrics |= {} if training is None else {"training": training.to_json(), "history": history}
     store.save(out, model, plan, opened.loaded.preprocessing, classes=images.classes, metrics=metrics, force=force)
     work.remove()
     team.wait()
     return PruneResult(out, plan, tuple(rows), history)
+
+
+SEARCHED = "search-history"  # of masks: the phases before the fine-tuning
 
 
 class _Run:
@@ -181,7 +185,7 @@ class _Run:
         """Trains masks, where that is the method and was not done yet."""
         if self.work.result("pruned-weights") is None:
             trained, start = self._first()
-            found = learn(
+            plan, model, histories = learn(
                 trained,
                 self.opened.model if self.distill else None,
                 self.graph,
@@ -196,7 +200,9 @@ class _Run:
                 start=start,
                 progress=self.progress,
             )
-            self.learned = found if self.team.main else None  # the others read what the main one leaves
+            if self.team.main:  # the others read what it leaves
+                self.learned = plan, model
+                self.work.finish(SEARCHED, {name: history.to_json() for name, history in histories.items()})
 
     def _first(self) -> tuple[nn.Module, Start | None]:
         """What masks are trained with, a copy: the dense model, or what the main process makes of it by scores."""

@@ -57,7 +57,7 @@ class DomainCell:
     shares: Mapping[str, float] = field(default_factory=dict)  # of the dense model's macs and params
     speed: Mapping[int, float] = field(default_factory=dict)  # batch -> dense time / its time, measured in turns
     epoch_s: float | None = None  # median time of an epoch of training
-    train_s: float | None = None  # of all of them, validation included
+    train_s: float | None = None  # of all of them, validation and the search of masks included
     error: str = ""
 
     @property
@@ -102,6 +102,8 @@ class DomainLine:
     speed: Mapping[int, float]  # median
     epoch_s: float | None  # median
     dense_epoch_s: float | None  # of the dense models of the same cells
+    train_s: float | None  # median of all epochs of a cell
+    dense_train_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,7 @@ class DomainStudy:
         mean, worst = _over(cells, self.held, fmean), _over(cells, self.held, min)
         base = _over(dense, self.held, fmean)
         inside, base_inside = _inside(cells, self.held), _inside(dense, self.held)
-        times = [c.epoch_s for c in cells if c.epoch_s is not None]
-        dense_times = [c.epoch_s for c in dense if c.epoch_s is not None]
+        times = [_middle(getattr(c, name) for c in of) for name in ("epoch_s", "train_s") for of in (cells, dense)]
         batches = sorted({b for c in cells for b in c.speed})
         costs = sorted({s for c in cells for s in c.shares})
         return DomainLine(
@@ -192,8 +193,7 @@ class DomainStudy:
             by_seed(base_inside, inside) if line != DENSE else None,
             {s: fmean(c.shares[s] for c in cells if s in c.shares) for s in costs},
             {b: median(c.speed[b] for c in cells if b in c.speed) for b in batches},
-            median(times) if times else None,
-            median(dense_times) if dense_times else None,
+            *times,
         )
 
     def selections(self) -> tuple[Selection, ...]:
@@ -230,6 +230,12 @@ def _within(cell: DomainCell) -> float:
 def _told(cell: DomainCell) -> float:
     told = None if cell.found is None else cell.found.told
     return -1.0 if told is None else told
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    """The median of those that are known; None where none is."""
+    known = [v for v in values if v is not None]
+    return median(known) if known else None
 
 
 def _over(cells: Iterable[DomainCell], held: Sequence[str], how: Callable[[list[float]], float]) -> dict[int, float]:

@@ -55,7 +55,8 @@ def _cell(fields: Mapping[str, Any]) -> DomainCell:
 def domains_csv(found: DomainStudy) -> str:
     """A line per cell and domain; empty where nothing was measured."""
     who = ["model", "form", "score", "over", "ratio", "lr", "held", "seed", "key", "status"]
-    columns = [*who, "domain", "part", "top1", "images", "params", "macs", "speed_1", "speed_32", "epoch_s", "error"]
+    columns = [*who, "domain", "part", "top1", "images", "params", "macs", "speed_1", "speed_32"]
+    columns += ["epoch_s", "train_s", "error"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     writer.writeheader()
@@ -65,6 +66,7 @@ def domains_csv(found: DomainStudy) -> str:
             writer.writerow(about | {"error": cell.error})
             continue
         about |= {"params": cell.params, "macs": cell.macs, "epoch_s": _or_empty(cell.epoch_s)}
+        about["train_s"] = _or_empty(cell.train_s)
         about |= {f"speed_{b}": _or_empty(v) for b, v in cell.speed.items() if b in (1, 32)}
         for part in ("inside", "outside", "oracle"):
             for domain, top1 in getattr(cell.found, part).items():
@@ -100,18 +102,19 @@ def accuracy_table(found: DomainStudy) -> Table:
 
 
 def cost_table(found: DomainStudy) -> Table:
-    """What stays, how much faster it is, and what an epoch takes."""
+    """What stays, how much faster it is, and what an epoch and all training take, beside the dense model's."""
     lines = [line for line in found.lines() if line.ratio]
     batches = sorted({b for line in lines for b in line.speed})
     headings = ["model", "gone", "form and score", "parameters", "MACs", *(f"speed-up, batch {b}" for b in batches)]
-    headings += ["s per epoch", "dense"]
+    headings += ["s per epoch", "dense", "s of training", "dense"]
     return headings, [_costs(line, batches) for line in lines]
 
 
 def _costs(line: DomainLine, batches: list[int]) -> list[str]:
     shares = [f"{line.shares[c]:.1%}" if c in line.shares else "-" for c in ("params", "macs")]
     speeds = [f"{line.speed[b]:.2f}x" if b in line.speed else "-" for b in batches]
-    times = ["-" if t is None else f"{t:.1f}" for t in (line.epoch_s, line.dense_epoch_s)]
+    known = (line.epoch_s, line.dense_epoch_s, line.train_s, line.dense_train_s)
+    times = ["-" if t is None else f"{t:.1f}" for t in known]
     return [line.model, f"{line.ratio:.0%}", line.line, *shares, *speeds, *times]
 
 
