@@ -85,5 +85,6 @@ class Subject:
         n = sum(len(labels) for _, labels in self.test)
         return {
             "model": f"{self.label}, dense top-1 {100 * dense:.2f} % of {n:,} test images",
-            "calibration": f"{self.images} training images of {self.data}, drawn by the seed; no training",
+            "calibration": f"{self.images} training images of {self.data}, equally many of each class, drawn by the "
+            "seed; no training",
         }

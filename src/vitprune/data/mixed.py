@@ -45,8 +45,8 @@ class Balanced:
         least = min(part.size for part in self.parts)
         if least < world:
             raise DataError(
-                f"{world} processes need an image each of every domain, but one has {least}; launch fewer processes, or "
-                "give it more images"
+                f"{world} processes need an image each of every domain, but one has {least}; launch fewer processes, "
+                "or give it more images"
             )
         self._world = world
         for part in self.parts:

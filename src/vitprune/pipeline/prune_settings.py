@@ -46,13 +46,16 @@ class PruneSettings:
 
     def without_scores(self) -> PruneSettings:
         """The settings of a method that trains masks. Raises MaskError for what only scores can follow."""
-        for name, given in (
-            ("fixed ratios", self.ratios or self.layer_ratios),
-            ("several steps", self.steps > 1),
-            ("a scope", self.scope != "auto"),
+        for name, given, value in (
+            ("fixed ratios", self.ratios or self.layer_ratios, dict(self.ratios or self.layer_ratios)),
+            ("several steps", self.steps > 1, self.steps),
+            ("a scope", self.scope != "auto", self.scope),
         ):
             if given:
-                raise MaskError(f"method {self.method} does not take {name}: its masks choose by training")
+                raise MaskError(
+                    f"method {self.method} does not take {name}, as its masks choose by training, but got {value}; "
+                    "leave it out, or prune by scores"
+                )
         settings = self.mask_settings()
         start = chosen_start(self.learned.start, settings, self.calibration)
         images = self.calibration if start == "score" else 0
