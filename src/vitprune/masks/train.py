@@ -78,9 +78,8 @@ def train_masks(
 
     With a target, the last tenth of the search has its sizes; where it ends before (`patience`), the units that are
     missing or too many are chosen by importance. So the plan is at most the target and within 1 % of it or one rounding
-    step. For latency
-    a table of the model's times is measured before the search, and its plan after it, until a target is met: see
-    `allocate_latency`, also for `timing` and `clock`.
+    step. For latency a table of the model's times is measured before the search, and its plan after it, until a target
+    is met: see `allocate_latency`, also for `timing` and `clock`.
 
     start: a pruned model that the search begins with, at the target from its first step; `model` is then the one that
     it was cut from (the dense one, or that in another basis).
