@@ -181,10 +181,11 @@ def prune(
     `model` stays as it is. The result was compared with the masked dense model on the way; what should be known of
     the plan and the refit is in `plan.settings["notes"]`.
 
-    method: "auto" is "output-error" where there are batches, else "magnitude-l2"; scope: "auto" is "per-cost" for scores
-    that compare across layers, such as output-error, else "local". batches: calibration images, or (images, labels)
-    pairs, for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`. latency_batch,
-    threads: images per forward pass, and CPU threads, that a target such as "latency=0.5x" is measured with.
+    method: "auto" is "output-error" where there are batches, else "magnitude-l2"; scope: "auto" is "per-cost" for
+    scores that compare across layers, such as output-error, else "local". batches: calibration images, or (images,
+    labels) pairs, for scores that need them and, unless `rotates` or `refits` is False, for `rotate` and `refit`.
+    latency_batch, threads: images per forward pass, and CPU threads, that a target such as "latency=0.5x" is measured
+    with.
 
     steps: more than one scores, shrinks and refits on the way to the target too, see `schedule.in_steps`.
 
