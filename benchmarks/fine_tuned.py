@@ -4,7 +4,8 @@
     python benchmarks/fine_tuned.py       # 1, 3 and 10 epochs on 10,000 images of Fashion-MNIST
 
 Both sides get the same images in the same order, the same settings and the dense model as teacher, and each of their
-models the learning rate of a small grid that was best for it on validation images after `--grid-epochs`. The weights
+models the learning rate of a small grid that was best for it on validation images after `--grid-epochs`. Of several
+`--peers` (the best few as cut, which are all near chance at small sizes) the one that is best then goes on. The weights
 kept are those of the best epoch on validation images, those before training included. Cells are stored as they are
 measured, so a run that was stopped goes on.
 
@@ -103,12 +104,20 @@ class Bench:
         self._data: Data | None = None
         self._built: tuple[tuple[Contender, float], nn.Module] | None = None
 
-    def run(self, one: Contender, target: float) -> None:
-        """All budgets of one contender, each at its learning rate."""
+    def run(self, some: Sequence[Contender], target: float) -> None:
+        """All budgets of vitprune's contenders and the best of the peer's, each at its learning rate."""
+        tried = {one: self._rate(one, target) for one in some}
+        theirs = [one for one in some if one.tool == "torch-pruning"]
+        finalists = [one for one in some if one not in theirs]
+        for one in [*finalists, max(theirs, key=lambda one: tried[one][0])]:
+            for epochs in self.given.epochs:
+                self.train(one, target, epochs, tried[one][1])
+
+    def _rate(self, one: Contender, target: float) -> tuple[float, float]:
+        """(top-1 on validation images, the learning rate that gave it)."""
         grid = [self.train(one, target, self.given.grid_epochs, lr) for lr in self.given.rates]
-        best = max(grid, key=lambda row: row["val_top1"])["lr"]
-        for epochs in self.given.epochs:
-            self.train(one, target, epochs, best)
+        best = max(grid, key=lambda row: row["val_top1"])
+        return best["val_top1"], best["lr"]
 
     def train(self, one: Contender, target: float, epochs: int, lr: float) -> Row:
         """One cell, its learning rate included."""
@@ -209,7 +218,7 @@ def main() -> None:
     options.add_argument("--train-images", type=int, default=10_000)
     options.add_argument("--recipe", default="rotate+refit", choices=list(RECIPES), help="of vitprune's models")
     options.add_argument("--lines", type=texts, default=["output-error:per-cost"], help="vitprune's SCORE:SCOPE,...")
-    options.add_argument("--peers", type=int, default=1, help="how many of Torch-Pruning's best, as cut")
+    options.add_argument("--peers", type=int, default=1, help="how many of Torch-Pruning's best, as cut, to try")
     options.add_argument("--round-to", type=int, default=8)
     options.add_argument("--fresh", action="store_true", help="train stored cells again")
     options.add_argument("--page-only", action="store_true", help="train nothing")
@@ -221,8 +230,7 @@ def main() -> None:
     bench = Bench(subject, cells, given)
     if not given.page_only:
         for target in given.targets:
-            for one in contenders(before, target, given):
-                bench.run(one, target)
+            bench.run(contenders(before, target, given), target)
     rows = [r for r in cells if subject.owns(r) and r["train_images"] == given.train_images]
     dense = next(r["top1"] for r in before if r["tool"] == "dense")
     about = setting(given.threads, given.seed) | subject.describe(dense)
