@@ -47,6 +47,28 @@ def test_what_is_asked_is_obtained(tiny, target, scope):
     assert Plan.from_json(plan.to_json()) == plan
 
 
+@pytest.mark.parametrize(("target", "wanted"), [("latency=0.6x", 0.6), ("latency=0.4x", 0.4)])
+def test_a_latency_in_several_steps(tiny, monkeypatch, tmp_path, target, wanted):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    clocks = []
+
+    def counting(*_):
+        clocks.append(CountingClock())
+        return clocks[-1]
+
+    monkeypatch.setattr("vitprune.latency.allocate.WallClock", counting)
+    batches = [torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
+    small, plan = vitprune.prune(
+        tiny.model, tiny.x, target, method="energy", batches=batches, steps=3, round_to=4, rotates=False
+    )
+    dense_ms, small_ms = CountingClock().whole([tiny.model, small], 1)[0]
+    assert clocks and plan.settings["steps"] == 3
+    assert small_ms / dense_ms == pytest.approx(wanted, rel=0.03)
+    assert plan.obtained["latency"]["ratio"] == pytest.approx(small_ms / dense_ms, abs=1e-4)
+    one, _ = vitprune.prune(tiny.model, tiny.x, target, method="energy", batches=batches, round_to=4, rotates=False)
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), small.parameters(), strict=True))
+
+
 def test_all_kinds_together(tiny, monkeypatch):
     monkeypatch.setattr(table, "SHARED", 2)
     monkeypatch.setattr(table, "POINTS_SHARED", {0: 1, 1: 2, 2: 2})
