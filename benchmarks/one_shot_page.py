@@ -18,8 +18,8 @@ AIMS = {0.75: 0.002, 0.5: 0.01, 0.33: 0.03}  # target -> largest loss without tr
 PEER_LOSS = (0.5, 0.20)  # target, loss that Torch-Pruning's best was expected to have at least
 NOTES = {  # by label: what the numbers do not say of themselves
     "dinov2-98": "One image is 0.1 points here, and lines that are alike differ by up to about a point on a thousand "
-    "images: at 75 % of the MACs the default loses four images where the same score in the isomorphic scope gains four. "
-    "On all 10,000 test images, with 1,024 calibration images, the default gains 0.02 points there "
+    "images: at 75 % of the MACs the default loses four images where the same score in the isomorphic scope gains "
+    "four. On all 10,000 test images, with 1,024 calibration images, the default gains 0.02 points there "
     "([the same backbone with an older head](2026-11-22-one-shot-dinov2-fmnist.md)). Refitted without rotation, some "
     "lines only are measured.",
 }
