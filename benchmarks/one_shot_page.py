@@ -18,10 +18,10 @@ AIMS = {0.75: 0.002, 0.5: 0.01, 0.33: 0.03}  # target -> largest loss without tr
 PEER_LOSS = (0.5, 0.20)  # target, loss that Torch-Pruning's best was expected to have at least
 NOTES = {  # by label: what the numbers do not say of themselves
     "dinov2-98": "One image is 0.1 points here, and lines that are alike differ by up to about a point on a thousand "
-    "images: at 75 % of the MACs the default loses four images where the same score in the isomorphic scope gains "
-    "four. On all 10,000 test images, with 1,024 calibration images, the default gains 0.02 points there "
-    "([the same backbone with an older head](2026-11-22-one-shot-dinov2-fmnist.md)). Refitted without rotation, some "
-    "lines only are measured.",
+    "images: which scope is best changes from target to target. On all 10,000 test images, with 1,024 calibration "
+    "images and the same checkpoint, the default gains 0.06 points at 75 % of the MACs and loses 0.78 at 50 % "
+    "([there](2026-11-23-one-shot-dinov2-98-1024.md)). Draws 1 and 2 of the default line alone; refitted without "
+    "rotation, some lines alone.",
 }
 RECIPES = {"cut": "as cut", "refit": "refitted", "rotate+refit": "rotated and refitted"}
 
