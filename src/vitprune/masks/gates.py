@@ -143,6 +143,11 @@ class Gates:
         self.hard = self.select.top(theta, counts)
         self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
+    def settle(self) -> None:
+        """From now on the counts are those of the target, which the caller sets, and no factors are drawn."""
+        self.settled = True
+        self.relaxation.calm()
+
     def extended(self, values: Tensor) -> Tensor:
         """(units + 1 + unions,): the units' values, the constant 1, and 0 or 1 for what several vectors decide."""
         parts = [values, self._one.to(values.dtype)]

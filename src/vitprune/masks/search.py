@@ -72,7 +72,7 @@ class Search:
 
     def after_step(self, step: int) -> None:
         """See `Gates`; a target's weight follows the cost. Raises MaskError when the model is dead."""
-        if self.falls:
+        if self.falls and not self.gates.settled:
             self._follow(step)
         if self.pressure.closings > 1:
             with torch.no_grad():
@@ -105,10 +105,8 @@ class Search:
     def _settle(self) -> None:
         """From now on the sizes are the target's: units change places within them, and weights get used to them."""
         if not self.gates.settled:
-            self.falls = False
-            self.gates.relaxation.calm()
+            self.gates.settle()
             sizes_at(self.gates, self.cost.exact, self.goal)
-            self.gates.settled = True
 
     def _close(self, done: float) -> None:
         """Closes the part `done` of the gates that are to be closed, or as many as a part of the target needs."""
@@ -169,8 +167,7 @@ class Search:
         """Restores it."""
         self.gates.threshold = float(state["threshold"])
         if state["settled"]:
-            self.falls, self.gates.settled = False, True
-            self.gates.relaxation.calm()
+            self.gates.settle()
         self.gates.load_state_dict(state)
         self.strength = state["strength"].to(self.strength.device).clone()
         self.followed, self.goal = float(state["followed"]), float(state["goal"])

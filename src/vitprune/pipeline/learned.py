@@ -116,14 +116,14 @@ def learn(
         timing=timing,
         progress=progress,
     )
-    notes = list(result.plan.settings["notes"])
+    notes: list[str] = []
     if result.behind:
         names = listed(list(result.behind), 3)
         notes.append(
             f"{sum(result.behind.values()):,} elements of {len(result.behind)} parameters ({names}) were masked, but "
             "cannot be removed, as other layers use the same channels"
         )
-    behind = dict(result.behind)
-    about = {**result.plan.settings, "notes": notes, "behind": behind}
+    plan = result.plan.noted(notes)
+    about = {**plan.settings, "behind": dict(result.behind)}
     about |= {"start": "dense"} if start is None else {"start": "score", "rotated": start.plan.settings["rotated"]}
-    return replace(result.plan, method=method, settings=about), result.model, result.histories
+    return replace(plan, method=method, settings=about), result.model, result.histories

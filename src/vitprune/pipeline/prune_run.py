@@ -41,6 +41,8 @@ from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace import trace
 from vitprune.trace.graph import Graph
 
+SEARCHED = "search-history"  # of masks: the phases before the fine-tuning
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruneResult:
@@ -144,9 +146,6 @@ def run_prune(
     work.remove()
     team.wait()
     return PruneResult(out, plan, tuple(rows), history)
-
-
-SEARCHED = "search-history"  # of masks: the phases before the fine-tuning
 
 
 class _Run:
