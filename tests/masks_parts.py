@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import torch
 
+from matrix import traced
+from vitprune.allocate import Target
 from vitprune.data import TensorBatches
+from vitprune.masks import MaskResult, MaskSettings, Pressure, train_masks
 from vitprune.preprocessing import Preprocessing
 from vitprune.recover import TrainSettings
+from zoo import CASES
 
 TINY = "timm/vit_tiny/fused"
 ALL = ("mlp", "qk", "v", "heads", "residual")
@@ -25,3 +33,20 @@ def pictures(
         image[:, row : row + size // 2, column : column + size // 2] += 100
     prep = Preprocessing((size, size), (0.5,) * 3, (0.5,) * 3, "bilinear", 3)
     return TensorBatches(images.to(torch.uint8), labels, prep, batch_size=batch_size, shuffle=shuffle, seed=0)
+
+
+def search_settings(**more: object) -> MaskSettings:
+    """A quick run."""
+    given = {"pressure": Pressure(target=Target("macs", 0.6)), "mask_lr": 0.05, "kinds": ALL}
+    base = {"search": replace(SETTINGS, epochs=5), "warmup": SETTINGS, "finetune": SETTINGS}
+    return MaskSettings(**{**given, **base, **more})  # type: ignore[arg-type]
+
+
+def run_masks(settings: MaskSettings, folder: Path | None = None, val: int = 16, **more: Any) -> MaskResult:
+    """The result of the phases on the toy pictures."""
+    case = CASES[TINY]
+    ready = traced(case)
+    return train_masks(
+        ready.model, ready.graph, pictures(), pictures(val, shuffle=False), settings,
+        example=case.example(2), checkpoint_dir=folder, **more,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Masks from beginning to end: phases, targets, VTP, resumed runs, errors."""
+"""Masks from beginning to end: phases, targets, progress, errors."""
 
 from __future__ import annotations
 
@@ -10,35 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from masks_parts import ALL, SETTINGS, TINY, pictures
+from masks_parts import SETTINGS, TINY, pictures, run_masks, search_settings
 from matrix import traced
-from vitprune.allocate import Target
-from vitprune.masks import Gates, MaskError, MaskResult, MaskSettings, Pressure, Search, train_masks, vtp
+from vitprune.masks import Gates, MaskError, MaskSettings, Pressure, Search, train_masks, vtp
 from vitprune.masks.alive import guesses
 from vitprune.masks.cost import SETTLED
 from vitprune.masks.train import steps_per_epoch
 from vitprune.plan import Plan
 from vitprune.progress import Silent
-from vitprune.recover import TrainError, Upkeep
+from vitprune.recover import TrainError
 from vitprune.shrink import shrink
 from zoo import CASES
-
-
-def search_settings(**more: object) -> MaskSettings:
-    """A quick run."""
-    given = {"pressure": Pressure(target=Target("macs", 0.6)), "mask_lr": 0.05, "kinds": ALL}
-    base = {"search": replace(SETTINGS, epochs=5), "warmup": SETTINGS, "finetune": SETTINGS}
-    return MaskSettings(**{**given, **base, **more})  # type: ignore[arg-type]
-
-
-def run(settings: MaskSettings, folder: Path | None = None, val: int = 16, **more: Any) -> MaskResult:
-    """The result of the phases on the toy pictures."""
-    case = CASES[TINY]
-    ready = traced(case)
-    return train_masks(
-        ready.model, ready.graph, pictures(), pictures(val, shuffle=False), settings,
-        example=case.example(2), checkpoint_dir=folder, **more,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("relaxation", ["straight-through", "hard-concrete", "top-k"])
@@ -52,7 +34,7 @@ def test_a_target_is_met(relaxation: str, monkeypatch: pytest.MonkeyPatch) -> No
             plans.append(self.gates.plan())
 
     monkeypatch.setattr("vitprune.masks.train.Search", Watched)
-    result = run(search_settings(relaxation=relaxation))
+    result = run_masks(search_settings(relaxation=relaxation))
     assert 0.594 < result.plan.obtained["macs"]["ratio"] <= 0.6
     settled = plans[int(SETTLED * len(plans)) - 1 :]
     assert len(plans) == 30 and len(settled) == 4
@@ -66,35 +48,6 @@ def test_a_target_is_met(relaxation: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert {k: v.shape for k, v in again.state_dict().items()} == {
         k: v.shape for k, v in result.model.state_dict().items()
     }
-
-
-@pytest.mark.parametrize(("every", "first"), [(0, 18), (1, 19)])
-def test_stopped_searches_go_on_bit_by_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, first: int
-) -> None:
-    straight = run(search_settings())
-    calls, after = [], Search.after_step
-
-    def stop(self: Search, step: int) -> None:
-        calls.append(step)
-        if len(calls) == 6 * 3 + 2:
-            raise KeyboardInterrupt
-        after(self, step)
-
-    monkeypatch.setattr(Search, "after_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(search_settings(), tmp_path, upkeep=Upkeep(checkpoint_every=every))
-    resumed = run(search_settings(), tmp_path, upkeep=Upkeep(checkpoint_every=every))
-    assert calls[20:] == list(range(first, 30))
-    assert resumed.plan == straight.plan
-    mine, theirs = resumed.model.state_dict(), straight.model.state_dict()
-    assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
-    changed = search_settings(mask_lr=0.1, search=replace(SETTINGS, epochs=6), pressure=Pressure(weight=1.0))
-    with pytest.raises(MaskError, match=r"\(mask_lr, pressure.target, pressure.weight, search.epochs\); give another"):
-        run(changed, tmp_path)
-    (tmp_path / "masks.json").write_text("{")
-    with pytest.raises(MaskError, match=r"masks.json cannot be read: .*; delete .* to start over"):
-        run(changed, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +66,12 @@ def test_stopped_searches_go_on_bit_by_bit(
 def test_a_cost_that_closes_everything_stops_the_run(more: dict[str, object], closed: str) -> None:
     given = {"warmup": None, "mask_lr": 0.2, "search": replace(SETTINGS, epochs=10)} | more
     with pytest.raises(MaskError, match=closed + r" at step \d+, with a cost weight of 1000: .* dead; lower it, give"):
-        run(search_settings(pressure=Pressure(weight=1000.0), **given))
+        run_masks(search_settings(pressure=Pressure(weight=1000.0), **given))
 
 
 def test_smallest_sizes_that_were_given_are_no_collapse() -> None:
     weight = Pressure(weight=1000.0)
-    result = run(search_settings(pressure=weight, mask_lr=0.2, kinds=("mlp",), minimum={"mlp": 44}, warmup=None))
+    result = run_masks(search_settings(pressure=weight, mask_lr=0.2, kinds=("mlp",), minimum={"mlp": 44}, warmup=None))
     assert {g.kept_size for g in result.plan.groups.values() if g.kind == "mlp"} == {44}
 
 
@@ -133,7 +86,7 @@ def test_a_model_that_only_guesses_is_dead(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Search, "after_step", forget)
     with pytest.raises(MaskError, match=r"top-1 fell from \d+\.\d to \d+\.\d %, which is guessing, at step 29, "):
-        run(settings, val=64)
+        run_masks(settings, val=64)
     assert guesses(0.179, 10, 128) and not guesses(0.18, 10, 128)
     assert not guesses(0.01, 1000, 50_000)
 
@@ -142,7 +95,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = search_settings(pressure=Pressure(weight=1.0), warmup=None)
-    straight = run(settings)
+    straight = run_masks(settings)
     after = Search.after_step
 
     def poison(self: Search, step: int) -> None:
@@ -153,9 +106,9 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
     with monkeypatch.context() as patch, pytest.raises(TrainError, match="the loss became nan at step 15; lower"):
         patch.setattr(Search, "after_step", poison)
         patch.setattr("vitprune.masks.search.LOOK_EVERY", 1)  # masks that are not numbers are not closed
-        run(settings, tmp_path)
+        run_masks(settings, tmp_path)
     assert [p.name for p in (tmp_path / "search").iterdir()] == ["epoch-00001"]
-    resumed = run(settings, tmp_path)
+    resumed = run_masks(settings, tmp_path)
     theirs = straight.model.state_dict()
     assert all(torch.equal(tensor, theirs[k]) for k, tensor in resumed.model.state_dict().items())
 
@@ -166,18 +119,18 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
 
     with monkeypatch.context() as patch, pytest.raises(TrainError, match="hook's alpha is not finite after step 5"):
         patch.setattr(Search, "after_step", last)
-        run(settings, tmp_path / "other")
+        run_masks(settings, tmp_path / "other")
 
 
 def test_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(TrainError, match="launched with FSDP, but here every process holds the whole model"):
-        run(search_settings())
+        run_masks(search_settings())
 
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
     with pytest.raises(TrainError, match="the teacher scores 7 classes and the student 10"):
-        run(search_settings(), teacher=nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)))
+        run_masks(search_settings(), teacher=nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)))
 
 
 @pytest.mark.parametrize("relaxation", ["straight-through", "top-k"])
@@ -185,7 +138,7 @@ def test_a_search_ends_when_nothing_moves_any_more(relaxation: str, tmp_path: Pa
     """Never before a target's budget has fallen, and the target is reached."""
     still = replace(SETTINGS, epochs=10, lr=1e-12, patience=2)
     settings = search_settings(relaxation=relaxation, search=still, mask_lr=1e-12, warmup=None, finetune=None)
-    epochs = run(settings).histories["search"].epochs
+    epochs = run_masks(settings).histories["search"].epochs
     if relaxation == "straight-through":  # masks that do not move reach it where the sizes are settled, at the end
         assert [e.settled for e in epochs] == [False] * 8 + [True] * 2
         assert epochs[7].cost == 1 and 0.59 < epochs[8].cost == epochs[9].cost <= 0.6
@@ -203,43 +156,10 @@ def test_a_search_ends_when_nothing_moves_any_more(relaxation: str, tmp_path: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Search, "after_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            run(settings, tmp_path)
-        again = run(settings, tmp_path).histories["search"].epochs
-        assert seen[-6:] == list(range(42, 48)) and len(run(settings, tmp_path).histories["search"].epochs) == 8
+            run_masks(settings, tmp_path)
+        again = run_masks(settings, tmp_path).histories["search"].epochs
+        assert seen[-6:] == list(range(42, 48)) and len(run_masks(settings, tmp_path).histories["search"].epochs) == 8
     assert [replace(e, seconds=0) for e in again] == [replace(e, seconds=0) for e in epochs]
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"relaxation": "hard-concrete"},
-        {"pressure": Pressure(weight=1.0), "sharing": "independent"},
-        {"search": replace(SETTINGS, epochs=5, amp="bf16")},
-    ],
-)
-def test_other_searches_that_are_stopped_go_on_bit_by_bit(
-    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After the sizes are settled, too, and in the warm-up and fine-tuning."""
-    settings = search_settings(**more)
-    straight, taken = run(settings), []
-    take = torch.optim.AdamW.step
-
-    def stop(self: torch.optim.AdamW, *given: Any, **named: Any) -> Any:
-        taken.append(None)
-        if len(taken) in (5, 42, 50):  # in the warm-up, the end of the search, and fine-tuning
-            raise KeyboardInterrupt
-        return take(self, *given, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stop)
-        for _ in range(3):
-            with pytest.raises(KeyboardInterrupt):
-                run(settings, tmp_path, upkeep=Upkeep(checkpoint_every=1))
-        resumed = run(settings, tmp_path, upkeep=Upkeep(checkpoint_every=1))
-    assert resumed.plan == straight.plan
-    theirs = straight.model.state_dict()
-    assert all(torch.equal(tensor, theirs[k]) for k, tensor in resumed.model.state_dict().items())
 
 
 def test_in_half_precision_the_shrunk_model_is_the_masked_one_too() -> None:
@@ -284,11 +204,11 @@ def test_a_model_wrapped_by_compile_is_trained_as_itself() -> None:
 
 def test_frozen_kinds_stay_whole_and_heads_and_branches_can_go() -> None:
     graph = traced(CASES[TINY]).graph
-    frozen = run(search_settings(freeze=("heads", "residual"), warmup=None, finetune=None)).plan
+    frozen = run_masks(search_settings(freeze=("heads", "residual"), warmup=None, finetune=None)).plan
     assert all(g.kept_size == g.size for g in frozen.groups.values() if g.kind in ("heads", "residual", "block"))
     assert any(g.kept_size < g.size for g in frozen.groups.values() if g.kind == "mlp")
     search = replace(SETTINGS, epochs=3)
-    gates = run(replace(vtp(search, rate=0.5, mask_lr=0.05, finetune=None), kinds=("heads", "block"))).plan
+    gates = run_masks(replace(vtp(search, rate=0.5, mask_lr=0.05, finetune=None), kinds=("heads", "block"))).plan
     kinds = {name: graph[name].kind for name in gates.pruned()}
     assert kinds and set(kinds.values()) <= {"heads", "block"}
     assert all(g.kept_size == g.size for g in gates.groups.values() if g.kind not in ("heads", "block"))
@@ -302,7 +222,7 @@ def test_a_teacher_changes_what_a_search_learns() -> None:
             teacher = traced(CASES[TINY]).model
             with torch.no_grad():
                 teacher.head.bias += torch.arange(10.0)
-            result = run(replace(settings, search=taught), teacher=teacher if weight else None)
+            result = run_masks(replace(settings, search=taught), teacher=teacher if weight else None)
             weights.append(result.model.head.bias.detach().clone())
         assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
 
@@ -310,19 +230,21 @@ def test_a_teacher_changes_what_a_search_learns() -> None:
 def test_a_search_without_a_target_waits_for_the_cost() -> None:
     still = replace(SETTINGS, epochs=14, lr=1e-12, patience=2)
     plain = search_settings(pressure=Pressure(weight=2.0), search=still, kinds=("mlp",), warmup=None, finetune=None)
-    epochs = run(replace(plain, mask_lr=0.03)).histories["search"].epochs
+    epochs = run_masks(replace(plain, mask_lr=0.03)).histories["search"].epochs
     costs = [e.cost for e in epochs]
     assert costs[:2] == [1.0] * 2 and not any(e.settled for e in epochs[:2])  # nothing was closed yet
     assert 5 < len(epochs) < 14 and min(costs[-2:]) >= min(costs[:-2]) - 2e-3
-    gates = run(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None)).histories["search"].epochs
+    gates = run_masks(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None)).histories["search"].epochs
     assert len(gates) == 3 and gates[0].cost == pytest.approx(1)
-    steps = run(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None, closings=2)).histories["search"].epochs
+    steps = run_masks(vtp(still, rate=0.2, mask_lr=1e-12, finetune=None, closings=2)).histories["search"].epochs
     assert [e.settled for e in steps] == [False] * 6 + [True] * 2  # the first threshold falls after 7
 
 
 def test_steps_are_those_of_the_optimizer() -> None:
     """So a budget falls over them where gradients are accumulated, too."""
-    result = run(search_settings(search=replace(SETTINGS, epochs=5, accumulate=3), kinds=("mlp",), relaxation="top-k"))
+    result = run_masks(
+        search_settings(search=replace(SETTINGS, epochs=5, accumulate=3), kinds=("mlp",), relaxation="top-k")
+    )
     assert [e.settled for e in result.histories["search"].epochs] == [False] * 3 + [True] * 2
     assert steps_per_epoch(pictures(), replace(SETTINGS, accumulate=4)) == 2
 
@@ -353,77 +275,6 @@ def test_settings_that_make_no_sense() -> None:
         Gates(ready.model, ready.graph)
 
 
-@pytest.mark.parametrize("asked", [{"rate": 0.4}, {"target": Target("macs", 0.6)}])
-def test_vtp_closes_in_several_steps(asked: dict[str, Any]) -> None:
-    """A third, two thirds and all of what is to be closed; a gate that was closed never opens again."""
-    case = CASES[TINY]
-    ready = traced(case)
-    settings = vtp(replace(SETTINGS, epochs=3), finetune=None, mask_lr=0.05, closings=3, **asked)
-    seen: list[tuple[float, float, torch.Tensor]] = []
-
-    class Watched(Search):
-        def after_step(self, step: int) -> None:
-            super().after_step(step)
-            hard = self.gates.hard.clone()
-            seen.append((float((hard < 0.5).double().mean()), float(self.cost().detach()), hard))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitprune.masks.train.Search", Watched)
-        result = train_masks(
-            ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings, example=case.example(2)
-        )
-    third = len(seen) // 3
-    for at, (closed, cost, hard) in enumerate(seen):
-        part = (at + 1) // third if at + 1 < len(seen) else 2  # the last threshold falls after the training
-        if "rate" in asked:
-            assert 0.4 * part / 3 - 0.08 < closed <= 0.4 * part / 3 + 1e-6
-        else:
-            assert cost <= 1 - 0.4 * part / 3 + 1e-9 and (not part or cost > 0.9 * (1 - 0.4 * part / 3))
-        assert not at or bool((hard <= seen[at - 1][2]).all())
-    if "target" in asked:
-        assert 0.58 < result.plan.obtained["macs"]["ratio"] <= 0.6
-
-
-@pytest.mark.parametrize("sharing", ["residual", "inputs"])
-def test_vtp_closes_the_smallest_gates_and_folds_the_others(sharing: str) -> None:
-    """All gates ranked together; what is left is exact."""
-    case = CASES[TINY]
-    ready = traced(case)
-    settings = vtp(replace(SETTINGS, lr=1e-3), rate=0.4, sharing=sharing, finetune=None, mask_lr=0.05)  # type: ignore[arg-type]
-    seen: dict[str, Gates] = {}
-
-    class Kept(Search):
-        def __init__(self, gates: Gates, *rest: Any, **more: Any) -> None:
-            seen["gates"] = gates
-            super().__init__(gates, *rest, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitprune.masks.train.Search", Kept)
-        result = train_masks(
-            ready.model, ready.graph, pictures(), pictures(16, shuffle=False), settings, example=case.example(2)
-        )
-    gates = seen["gates"]
-    alpha = gates.alpha.detach()
-    assert {v.kind for v in gates.vectors} == {"residual", "v", "mlp"} and float(alpha.std()) > 0.01
-    open_ = gates.hard > 0.5
-    closed = float(1 - open_.double().mean())
-    assert 0.33 < closed <= 0.4  # lanes keep equal counts, rounded upwards
-    border = alpha.abs().sort().values[int(0.4 * len(alpha))]
-    single = [i for i, v in enumerate(gates.vectors) if v.lanes == 1]
-    for i in single:
-        units = slice(int(gates.layout.offset[i]), int(gates.layout.offset[i + 1]))
-        assert torch.equal(open_[units], alpha[units].abs() >= border * (1 - 1e-6))
-    assert bool(result.behind) == (sharing == "inputs")
-    with torch.no_grad():  # the gates are closed by now: the model holds the folded weights
-        kept = result.plan.groups["blocks.0.mlp:mlp"].kept[0]
-        small = dict(result.model.named_parameters())["blocks.0.mlp.fc2.weight"]
-        dense = dict(ready.model.named_parameters())["blocks.0.mlp.fc2.weight"][:, list(kept)]
-        assert small.shape[1] == dense.shape[1] < 88
-        if sharing == "residual":
-            rows = list(result.plan.groups[next(n for n in result.plan.groups if n.endswith("residual"))].kept[0])
-            assert torch.equal(small, dense[rows])
-
-
 def test_progress_shows_the_cost_beside_the_loss() -> None:
     shown: list[dict[str, Any]] = []
 
@@ -431,7 +282,7 @@ def test_progress_shows_the_cost_beside_the_loss() -> None:
         def advance(self, n: int = 1, **facts: float | str) -> None:
             shown.append(facts)
 
-    result = run(search_settings(warmup=None, finetune=None), progress=Bar())
+    result = run_masks(search_settings(warmup=None, finetune=None), progress=Bar())
     costs = [facts["cost"] for facts in shown if "cost" in facts]
     assert len(costs) >= 5 and costs[0] == 1.0
     assert costs[-1] == pytest.approx(result.plan.obtained["macs"]["ratio"], abs=1e-4)
