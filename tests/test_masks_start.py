@@ -149,3 +149,5 @@ def test_scores_cut_what_masks_decide_only(more: dict[str, Any], said: str, star
     if start is not None:
         assert {start.plan.groups[name].kind for name in start.plan.pruned()} >= {"mlp", "v"}
         assert not any(start.plan.groups[name].kind in ("qk", "heads") for name in start.plan.pruned())
+        turned = sorted(g.name for g in ready.graph.groups if g.kind in ("v", "residual"))  # q and k are frozen
+        assert (start.plan.settings["rotated"], start.plan.settings["not_rotated"]) == (turned, {})

@@ -187,3 +187,19 @@ def test_conformance_finds_scores_that_stay_or_scale(flag, rule):
     info = ScoreInfo("mine", "faulty", "", follows=flag == "follows", unscaled=flag == "unscaled")
     with pytest.raises(AssertionError, match=rule):
         check_method(Method(info, METHODS[name].compute), toy_graph(), Toy(), batches=pairs())
+
+
+def test_conformance_scales_every_group() -> None:
+    """A method that goes with the scale of one group, whichever it is, is found."""
+    graph = toy_graph()
+    groups = [g.name for g in graph.groups if g.kind == "v"]
+    assert len(groups) >= 2
+    fair, scaled = METHODS["random"].compute, METHODS["magnitude-l2"].compute
+    for name in groups:
+        info = ScoreInfo("mine", "faulty in one group", "", follows=False, unscaled=True)
+
+        def compute(inputs, name=name):
+            return {**fair(inputs), name: scaled(inputs)[name]}
+
+        with pytest.raises(AssertionError, match=f"the scores of {name} change with a scale"):
+            check_method(Method(info, compute), graph, Toy(), batches=pairs())

@@ -21,7 +21,7 @@ from vitprune.plan import Plan
 from vitprune.progress import Progress
 from vitprune.refit import refit
 from vitprune.rotate import KINDS as ROTATED_KINDS
-from vitprune.rotate import ordered, rotate
+from vitprune.rotate import basis_settings, ordered, rotate
 from vitprune.score import score
 from vitprune.shrink import shrink
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -117,7 +117,7 @@ def begin(
     except TargetError as error:  # the search says itself what its masks cannot reach
         progress.line(f"masks: beginning with the dense model, as scores alone do not come to the target: {error}")
         return model, None
-    plan = replace(plan, settings={**plan.settings, "rotated": [] if rotated is None else sorted(rotated.energy)})
+    plan = replace(plan, settings={**plan.settings, **basis_settings(rotated)})
     small = shrink(source, graph, plan, example=example)
     refit(source, small, graph, plan, batches, progress=progress)
     return source, Start(plan, small, scores)

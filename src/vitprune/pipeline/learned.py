@@ -125,5 +125,7 @@ def learn(
         )
     plan = result.plan.noted(notes)
     about = {**plan.settings, "behind": dict(result.behind)}
-    about |= {"start": "dense"} if start is None else {"start": "score", "rotated": start.plan.settings["rotated"]}
+    about |= {"start": "dense"} if start is None else {"start": "score"}
+    if start is not None:
+        about |= {k: start.plan.settings[k] for k in ("rotated", "not_rotated") if k in start.plan.settings}
     return replace(plan, method=method, settings=about), result.model, result.histories

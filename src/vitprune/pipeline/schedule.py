@@ -18,7 +18,7 @@ from vitprune.pipeline.carry import carry_, dense_scores
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
 from vitprune.refit import refit
-from vitprune.rotate import Rotated, ordered
+from vitprune.rotate import Rotated, basis_settings, ordered
 from vitprune.score import Scores, score
 from vitprune.score.over_domains import check_way, combined, parts_of
 from vitprune.score.registry import lookup
@@ -112,11 +112,7 @@ def in_steps(
         smaller = shrink(model, graph, further, check=step == steps, example=example)
         carry_(smaller, small, keep_from(graph, further), keep_from(graph, plan))
         plan, small = further, smaller
-    basis = {
-        "rotated": [] if rotated is None else sorted(rotated.energy),
-        "not_rotated": {} if rotated is None else dict(rotated.left),  # with the reasons
-    }
-    plan = replace(plan, settings={**plan.settings, **basis})
+    plan = replace(plan, settings={**plan.settings, **basis_settings(rotated)})
     return _recorded(plan, schedule, stuck, graph), small
 
 
@@ -144,16 +140,12 @@ def _recorded(plan: Plan, schedule: Schedule, stuck: set[str], graph: Graph) -> 
     gone = [name for name, group in plan.groups.items() if not group.kept_size]
     stuck -= {*gone_with(graph, gone), *plan.settings["not_pruned"]}
     notes = [
-        *plan.settings["notes"],
-        *(
-            f"{name}: the smaller model's trace has no such group; it kept its size from then on"
-            for name in sorted(stuck)
-        ),
+        f"{name}: the smaller model's trace has no such group; it kept its size from then on" for name in sorted(stuck)
     ]
     if gone and "data" not in lookup(schedule.method).info.needs:
         notes.append(
             f"{len(gone)} whole branches were chosen by {schedule.method}, which sees no images and says little of "
             "them; refit-error, energy and fisher see what a branch does"
         )
-    about = {"seed": schedule.seed, "steps": schedule.steps, "notes": notes}
-    return replace(plan, method=schedule.method, settings={**plan.settings, **about})
+    about = {"seed": schedule.seed, "steps": schedule.steps}
+    return replace(plan, method=schedule.method, settings={**plan.settings, **about}).noted(notes)

@@ -44,6 +44,13 @@ class Rotated:
     example: Any = None  # an input of the model's own shape, where it is known
 
 
+def basis_settings(rotated: Rotated | None) -> dict[str, Any]:
+    """What a plan says of its model's basis: the groups that were rotated, and those left as they were with reasons."""
+    if rotated is None:
+        return {"rotated": [], "not_rotated": {}}
+    return {"rotated": sorted(rotated.energy), "not_rotated": dict(rotated.left)}
+
+
 def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any], kinds: Collection[str] = KINDS) -> Rotated:
     """A copy of the model in which the leading units of every rotated group carry most; its outputs are the same.
 

@@ -87,16 +87,20 @@ def _check_follows(method: Method, graph: Graph, model: nn.Module, seed: int, da
 
 
 def _check_unscaled(method: Method, graph: Graph, model: nn.Module, seed: int, data: Any, before: Scores) -> None:
-    for group in [g for g in graph.groups if g.kind == "v" and {m.dim for m in g.members} == {0, 1}][:1]:
-        other = copy.deepcopy(model)
-        tensors = _tensors(other)
-        with torch.no_grad():
-            for member in group.members:
-                tensor, at = tensors[member.tensor], torch.as_tensor(member.index[:, 0].reshape(-1))
-                part = tensor.index_select(member.dim, at.to(tensor.device))
-                tensor.index_copy_(member.dim, at.to(tensor.device), part * (0.125 if member.dim else 8.0))
-        got = method.compute(ScoreInputs(graph, other, seed, data))[group.name]
-        want = before[group.name]
+    """The first unit of every group of value dims between two linear layers, all at once: the function stays."""
+    groups = [g for g in graph.groups if g.kind == "v" and {m.dim for m in g.members} == {0, 1}]
+    if not groups:
+        return
+    other = copy.deepcopy(model)
+    tensors = _tensors(other)
+    with torch.no_grad():
+        for member in (m for g in groups for m in g.members):
+            tensor, at = tensors[member.tensor], torch.as_tensor(member.index[:, 0].reshape(-1))
+            part = tensor.index_select(member.dim, at.to(tensor.device))
+            tensor.index_copy_(member.dim, at.to(tensor.device), part * (0.125 if member.dim else 8.0))
+    scores = method.compute(ScoreInputs(graph, other, seed, data))
+    for group in groups:
+        got, want = scores[group.name], before[group.name]
         assert np.allclose(got, want, rtol=1e-2, atol=1e-4 * np.abs(want).max()), (
             f"{method.info.name}: the scores of {group.name} change with a scale that its reader undoes"
         )
