@@ -153,15 +153,26 @@ class Bench:
         return self._data
 
 
+def at_chosen_rates(rows: Sequence[Row], given: argparse.Namespace) -> list[Row]:
+    """The cells of every contender at its learning rate, as `Bench.run` chooses it; other grids leave others behind."""
+
+    def who(row: Row) -> tuple[Any, ...]:
+        return (row["target"], *(row[name] for name in Contender.__slots__))
+
+    tried = [row for row in rows if row["epochs"] == given.grid_epochs and row["lr"] in given.rates]
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in sorted(tried, key=lambda row: given.rates.index(row["lr"])):
+        if who(row) not in best or row["val_top1"] > best[who(row)]["val_top1"]:
+            best[who(row)] = row
+    return [row for row in rows if who(row) in best and row["lr"] == best[who(row)]["lr"]]
+
+
 def page(rows: Sequence[Row], before: Sequence[Row], dense: float, given: argparse.Namespace) -> list[str]:
     """The verdict and the table of every contender."""
     cells: dict[tuple[float, str, str], dict[int, Row]] = {}
-    for row in rows:
-        fields = {name: row[name] for name in Contender.__slots__}
-        key = (row["target"], row["tool"], Contender(**fields).name)
-        at = cells.setdefault(key, {})
-        if row["epochs"] not in at or row["val_top1"] > at[row["epochs"]]["val_top1"]:
-            at[row["epochs"]] = row
+    for row in at_chosen_rates(rows, given):
+        key = (row["target"], row["tool"], Contender(**{name: row[name] for name in Contender.__slots__}).name)
+        cells.setdefault(key, {})[row["epochs"]] = row
     start = {
         (r["target"], Contender(**{n: r[n] for n in Contender.__slots__}).name): r["top1"]
         for r in before if "top1" in r and r["tool"] != "dense" and r["seed"] == given.seed

@@ -1,6 +1,7 @@
 """The parts of the benchmarks that compute: stored cells, and how the peer is wired."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import fine_tuned
 import one_shot_page
 import peer
 from cells import Cells, wanted
@@ -74,6 +76,23 @@ def test_page_takes_means_over_seeds_and_the_best_line():
     assert one_shot_page.shown([refused]) == "refused"
     text = one_shot_page.verdicts(series, dense=0.915)
     assert "energy local, rotated and refitted, loses 0.50 | yes" in text
+
+
+def test_long_budgets_count_at_the_rate_of_the_short_one_only():
+    """A grid that was widened afterwards leaves long runs at two rates: the better of them is no fair choice."""
+
+    def trained(score, epochs, lr, val):
+        return row(score, 0, val, epochs=epochs, lr=lr, val_top1=val)
+
+    rows = [trained("energy", 1, 3e-4, 0.90), trained("energy", 3, 3e-4, 0.95), trained("energy", 1, 1e-4, 0.91)]
+    rows += [trained("energy", 3, 1e-4, 0.92), trained("energy", 1, 1e-2, 0.99), trained("fisher", 1, 1e-3, 0.5)]
+
+    def chosen(rates):
+        found = fine_tuned.at_chosen_rates(rows, Namespace(rates=rates, grid_epochs=1))
+        return sorted((r["score"], r["epochs"], r["lr"]) for r in found)
+
+    assert chosen([1e-4, 3e-4]) == [("energy", 1, 1e-4), ("energy", 3, 1e-4)]
+    assert chosen([3e-4, 1e-3]) == [("energy", 1, 3e-4), ("energy", 3, 3e-4), ("fisher", 1, 1e-3)]
 
 
 def dinov2():
