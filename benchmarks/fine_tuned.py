@@ -37,7 +37,7 @@ from vitprune.score.registry import METHODS
 
 TARGETS = (0.25, 0.5, 0.33)
 EPOCHS = (1, 3, 10)
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.5, crop_padding=1, distill_weight=0.5)
 AIM = (0.25, 0.01)  # target at which vitprune should lead by so much
 VALIDATION = 2000  # images
@@ -179,7 +179,8 @@ def page(rows: Sequence[Row], before: Sequence[Row], dense: float, given: argpar
     }  # fmt: skip
     listing, gaps = [], []
     for target in sorted({key[0] for key in cells}, reverse=True):
-        here = {key: at for key, at in cells.items() if key[0] == target}
+        keys = sorted((key for key in cells if key[0] == target), key=lambda key: key[1] != "vitprune")
+        here = {key: cells[key] for key in keys}
         for (_, _, name), at in here.items():
             shown = [f"{100 * at[e]['top1']:.2f} ({at[e]['lr']:g})" if e in at else "" for e in given.epochs]
             listing.append([f"{target:.0%}", name, f"{100 * start[target, name]:.2f}", *shown])
@@ -249,6 +250,10 @@ def main() -> None:
     fixed = {k: v for k, v in SETTINGS.to_json().items() if k not in ("epochs", "lr", "seed")}
     about["training"] = f"{given.train_images:,} images, the dense model as teacher, {fixed}"
     about["learning rate"] = f"of {given.rates}, by {VALIDATION:,} validation images after {given.grid_epochs} epoch(s)"
+    images = subject.test_images or len(torch.cat([labels for _, labels in subject.test]))
+    about["interval"] = (
+        f"±{196 * (dense * (1 - dense) / images) ** 0.5:.1f} points (95 %) for the top-1 of the dense model"
+    )
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned and fine-tuned"
     write(given.out, f"fine-tuned-{subject.label}", title, page(rows, before, dense, given), cells.path.name, about)
