@@ -31,6 +31,7 @@ from torch import nn
 
 import vitprune
 from vitprune.data import AugmentSettings, Data, open_data
+from vitprune.evaluate.accuracy import wilson
 from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings, fit
 from vitprune.score.registry import METHODS
@@ -54,6 +55,11 @@ class Contender:
     structure: str
     recipe: str
 
+    @staticmethod
+    def of(row: Row) -> Contender:
+        """That of a stored cell."""
+        return Contender(*(row[name] for name in Contender.__slots__))
+
     @property
     def settings(self) -> Row:
         """As stored in cells."""
@@ -74,8 +80,7 @@ def contenders(rows: Sequence[Row], target: float, given: argparse.Namespace) ->
     theirs = [r for r in here if r["tool"] == "torch-pruning"][: given.peers]
     if not named or not theirs:
         raise SystemExit(f"no cells of both tools at target {target}; run benchmarks/one_shot.py first")
-    fields = Contender.__slots__
-    return list(dict.fromkeys(Contender(*(r[f] for f in fields)) for r in (*named, *theirs)))
+    return list(dict.fromkeys(Contender.of(r) for r in (*named, *theirs)))
 
 
 def build(subject: Subject, one: Contender, target: float, given: argparse.Namespace) -> nn.Module:
@@ -156,11 +161,11 @@ class Bench:
 def at_chosen_rates(rows: Sequence[Row], given: argparse.Namespace) -> list[Row]:
     """The cells of every contender at its learning rate, as `Bench.run` chooses it; other grids leave others behind."""
 
-    def who(row: Row) -> tuple[Any, ...]:
-        return (row["target"], *(row[name] for name in Contender.__slots__))
+    def who(row: Row) -> tuple[float, Contender]:
+        return row["target"], Contender.of(row)
 
     tried = [row for row in rows if row["epochs"] == given.grid_epochs and row["lr"] in given.rates]
-    best: dict[tuple[Any, ...], Row] = {}
+    best: dict[tuple[float, Contender], Row] = {}
     for row in sorted(tried, key=lambda row: given.rates.index(row["lr"])):
         if who(row) not in best or row["val_top1"] > best[who(row)]["val_top1"]:
             best[who(row)] = row
@@ -171,10 +176,10 @@ def page(rows: Sequence[Row], before: Sequence[Row], dense: float, given: argpar
     """The verdict and the table of every contender."""
     cells: dict[tuple[float, str, str], dict[int, Row]] = {}
     for row in at_chosen_rates(rows, given):
-        key = (row["target"], row["tool"], Contender(**{name: row[name] for name in Contender.__slots__}).name)
+        key = (row["target"], row["tool"], Contender.of(row).name)
         cells.setdefault(key, {})[row["epochs"]] = row
     start = {
-        (r["target"], Contender(**{n: r[n] for n in Contender.__slots__}).name): r["top1"]
+        (r["target"], Contender.of(r).name): r["top1"]
         for r in before if "top1" in r and r["tool"] != "dense" and r["seed"] == given.seed
     }  # fmt: skip
     listing, gaps = [], []
@@ -250,10 +255,9 @@ def main() -> None:
     fixed = {k: v for k, v in SETTINGS.to_json().items() if k not in ("epochs", "lr", "seed")}
     about["training"] = f"{given.train_images:,} images, the dense model as teacher, {fixed}"
     about["learning rate"] = f"of {given.rates}, by {VALIDATION:,} validation images after {given.grid_epochs} epoch(s)"
-    images = subject.test_images or len(torch.cat([labels for _, labels in subject.test]))
-    about["interval"] = (
-        f"±{196 * (dense * (1 - dense) / images) ** 0.5:.1f} points (95 %) for the top-1 of the dense model"
-    )
+    images = sum(len(labels) for _, labels in subject.test)
+    low, high = wilson(round(dense * images), images)
+    about["interval"] = f"±{50 * (high - low):.1f} points (95 %) for the top-1 of the dense model"
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned and fine-tuned"
     write(given.out, f"fine-tuned-{subject.label}", title, page(rows, before, dense, given), cells.path.name, about)

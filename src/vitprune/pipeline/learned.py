@@ -124,8 +124,7 @@ def learn(
             "cannot be removed, as other layers use the same channels"
         )
     plan = result.plan.noted(notes)
-    about = {**plan.settings, "behind": dict(result.behind)}
-    about |= {"start": "dense"} if start is None else {"start": "score"}
+    about = {**plan.settings, "behind": dict(result.behind), "start": "dense" if start is None else "score"}
     if start is not None:
         about |= {k: start.plan.settings[k] for k in ("rotated", "not_rotated") if k in start.plan.settings}
     return replace(plan, method=method, settings=about), result.model, result.histories
