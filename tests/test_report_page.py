@@ -9,7 +9,6 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,12 +18,11 @@ from report_parts import HOSTILE, answers, top1_of, write_model, write_sweep
 from vitprune.errors import StoreError
 from vitprune.pipeline.report_images import images_section
 from vitprune.pipeline.report_read import labels_of, read_run
-from vitprune.pipeline.report_run import MARK, check_out, page_of, read_runs, run_report, write_page
+from vitprune.pipeline.report_run import page_of, read_runs, run_report
 from vitprune.report import Answers
 from vitprune.report.classes import class_rows, confusion, pair_rows
 from vitprune.report.paired import by_image
-from vitprune.report.palette import DARK, PAPER, ink_on, luminance
-from vitprune.report.words import part_of, points_lost, signed
+from vitprune.report.words import points_lost, signed
 
 PICTURES = "Images whose prediction changed"
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -308,89 +306,6 @@ def test_picked_images_are_those_of_the_pass(image_folder: Path) -> None:
     assert np.array_equal(data.val.picked([4, 0, 17]).numpy(), whole[[4, 0, 17]])
 
 
-# bad input
-
-
-def test_folders_that_hold_no_run(tmp_path: Path) -> None:
-    def fails(path: Path, match: str) -> None:
-        with pytest.raises(StoreError, match=match):
-            run_report([path], tmp_path / "page.html")
-        assert not (tmp_path / "page.html").exists() and not (tmp_path / "page_files").exists()
-
-    fails(tmp_path / "none", "needs the folder of a run, but .*none is not there")
-    (tmp_path / "empty").mkdir()
-    fails(tmp_path / "empty", r"holds none of plan.json, sweep.json, .*give what --out was")
-    (tmp_path / "file").write_text("x")
-    fails(tmp_path / "file", "is a file")
-    (tmp_path / "stopped.work").mkdir()
-    (tmp_path / "stopped.work" / "run.json").write_text("{}")
-    for name in ("stopped", "stopped.work"):
-        fails(
-            tmp_path / name, "needs a finished run, but .* was stopped on its way .*the command that began it goes on"
-        )
-    (tmp_path / "young").mkdir()
-    about = {"settings": {"model": "m", "data": {"spec": "d"}}, "points": ["macs=0.5"], "command": "vitprune sweep m"}
-    (tmp_path / "young" / "sweep.json").write_text(json.dumps(about))
-    fails(tmp_path / "young", "has none yet; the command that began it goes on: vitprune sweep m")
-
-
-def damage(path: Path, change: Any) -> None:
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "match"),
-    [
-        ("metrics.json", None, "metrics.json.* is not valid JSON"),
-        ("metrics.json", lambda m: m.pop("rows"), "no rows in metrics.json"),
-        ("metrics.json", lambda m: m["rows"][0].pop("macs"), "is damaged, or was edited .*macs.*again with --force"),
-        ("metrics.json", lambda m: m.update(rows=[]), "is damaged"),
-        (
-            "metrics.json",
-            lambda m: m["answers"]["saved"].update(predicted="AAAA"),
-            "3 bytes are no classes of 60 images",
-        ),
-        ("metrics.json", lambda m: m["right"].pop("n"), "is damaged, or was edited"),
-        ("plan.json", lambda p: p.pop("groups"), "groups"),
-    ],
-)
-def test_damaged_files(tmp_path: Path, name: str, change: Any, match: str) -> None:
-    folder = write_model(tmp_path / "run")
-    if change is None:
-        (folder / name).write_text('{"rows": [')
-    else:
-        damage(folder / name, change)
-    with pytest.raises(StoreError, match=match):
-        read_run(folder, "run")
-
-
-def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "run")
-    page = tmp_path / "page.html"
-    run_report([folder], page, images=False)
-    before = page.read_bytes()
-    with pytest.raises(StoreError, match="page.html is in use; choose another --out, or --force"):
-        run_report([folder], page)
-    page.unlink()
-    with pytest.raises(StoreError, match="page_files, which is in use"):
-        run_report([folder], page)
-    assert before
-    write_page(page, check_out(page, force=True), "anew", {"x.csv": b"1"}, force=True)
-    assert page.read_text() == "anew"
-    assert {p.name for p in (tmp_path / "page_files").iterdir()} == {"x.csv", MARK}
-    own = tmp_path / "mine_files"
-    own.mkdir()
-    (own / "thesis.tex").write_text("x")
-    with pytest.raises(StoreError, match="vitprune did not write it; it is not replaced"):
-        write_page(tmp_path / "mine.html", check_out(tmp_path / "mine.html", force=True), "", {}, force=True)
-    assert not (tmp_path / "mine.html").exists()
-    assert (own / "thesis.tex").read_text() == "x"
-    with pytest.raises(StoreError, match="is a folder"):
-        run_report([folder], tmp_path, force=True)
-
-
 def test_a_search_without_a_model_shows_its_probes(tmp_path: Path) -> None:
     folder = tmp_path / "_search"  # a name that legends would leave out
     folder.mkdir()
@@ -426,49 +341,6 @@ def test_names_that_cannot_be_shown(tmp_path: Path) -> None:
 def test_labels_tell_folders_apart() -> None:
     assert labels_of([Path("/a/x"), Path("/b/y")]) == ["x", "y"]
     assert labels_of([Path("/a/x"), Path("/b/x")]) == ["a/x", "b/x"]
-
-
-# words and colours
-
-
-def test_words() -> None:
-    assert [part_of(s) for s in (0.4989, 0.333, 0.25, 0.46, 0.749)] == [
-        "Half",
-        "A third",
-        "A quarter",
-        "46 %",
-        "Three quarters",
-    ]
-    assert [points_lost(p) for p in (-0.3, -1.0, 0.04, -0.04, 2.0)] == [
-        "0.3 points lost", "1 point lost", "nothing lost", "nothing lost", "2 points gained",
-    ]  # fmt: skip
-    assert [signed(p) for p in (0.0, -0.001, 1.5, -2.25)] == ["0.00", "0.00", "+1.50", "−2.25"]
-
-
-def rgb(colour: str) -> tuple[float, ...]:
-    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-
-
-def contrast(one: str, other: str) -> float:
-    """Of WCAG 2.2."""
-    a, b = sorted((luminance(rgb(one)), luminance(rgb(other))), reverse=True)
-    return (a + 0.05) / (b + 0.05)
-
-
-def test_colours_can_be_told_from_the_page() -> None:
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)  # WCAG's own example
-    paper = DARK[PAPER][1]
-    for light, (name, dark) in DARK.items():
-        if name in ("ink", "soft", "blue"):  # of texts
-            assert contrast(light, PAPER) >= 4.5 and contrast(dark, paper) >= 4.5, name
-        elif name not in ("paper", "grid", "bar"):  # of marks
-            assert contrast(light, PAPER) >= 3 and contrast(dark, paper) >= 3, name
-    for grey in np.linspace(0, 1, 101):
-        for colour in ((grey, grey, grey), (grey, 0.2, 0.7), (0.9, grey, 0.1)):
-            ink = luminance(rgb(ink_on(colour)))
-            a, b = sorted((ink, luminance(colour)), reverse=True)
-            assert (a + 0.05) / (b + 0.05) >= 4.5
 
 
 def test_pictures_are_the_same_every_time(one: tuple[Path, Path], tmp_path: Path) -> None:
