@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import fine_tuned
+import headline
 import one_shot_page
 import peer
 from cells import Cells, wanted
@@ -93,6 +95,42 @@ def test_long_budgets_count_at_the_rate_of_the_short_one_only():
 
     assert chosen([1e-4, 3e-4]) == [("energy", 1, 1e-4), ("energy", 3, 1e-4)]
     assert chosen([3e-4, 1e-3]) == [("energy", 1, 3e-4), ("energy", 3, 3e-4), ("fisher", 1, 1e-3)]
+
+
+def test_headline_shows_the_default_beside_the_best_of_the_peer():
+    panel = headline.Panel("small", "a model", {"images": 4, "test_images": None})
+
+    def stored(tool, score, top1, **more):
+        line = {"scope": "per-cost" if score == "output-error" else "local", "recipe": "rotate+refit", **more}
+        return row(score, 0, top1, tool=tool, **({"images": 4, "test_images": None} | line))
+
+    cut = {"recipe": "cut"}
+    rows = [stored("dense", "", 0.95), stored("vitprune", "output-error", 0.90), stored("vitprune", "energy", 0.99)]
+    rows += [stored("vitprune", "output-error", 0.80, target=0.25), stored("vitprune", "output-error", 1.0, images=8)]
+    rows += [stored("torch-pruning", "taylor", 0.5, **cut), stored("torch-pruning", "lamp", 0.6, **cut)]
+    tuned = [
+        stored("vitprune", "output-error", top1, epochs=epochs, lr=lr, val_top1=val)
+        for epochs, lr, val, top1 in (
+            (1, 1e-4, 0.91, 0.5),
+            (1, 1e-3, 0.92, 0.5),
+            (10, 1e-4, 0.99, 0.99),
+            (10, 1e-3, 0.9, 0.93),
+        )
+    ]
+    found = headline.curves(rows, tuned, panel)
+    assert found.dense == 0.95
+    assert found.cut[headline.OURS] == [(0.25, 0.80), (0.5, 0.90)]
+    assert found.cut[headline.THEIRS] == [(0.5, 0.6)]
+    assert found.trained == {headline.OURS: [(0.5, 0.93)], headline.THEIRS: []}
+
+
+@pytest.mark.parametrize("heights", [[], [50.0], [10.0, 50.0], [91.3, 91.8, 92.4], [80.0, 84.0, 88.0, 89.0, 10.0]])
+def test_values_written_beside_each_other_do_not_touch(heights):
+    heights = sorted(heights)
+    placed = headline._apart(heights, 5)
+    gaps = [b - a for a, b in pairwise(placed)]
+    assert len(placed) == len(heights) and all(gap >= 5 - 1e-9 for gap in gaps)
+    assert sum(placed) == pytest.approx(sum(heights))
 
 
 def dinov2():
