@@ -42,7 +42,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", default="timm:vit_base_patch16_224")
     options.add_argument("--images", type=int, default=1024)
-    options.add_argument("--method", default="refit-error")
+    options.add_argument("--method", default="output-error")
     options.add_argument("--target", default="macs=0.5")
     options.add_argument("--device", default="cpu")
     options.add_argument("--refit-alone", action="store_true", help="no rotation, and magnitudes as scores")
