@@ -20,7 +20,8 @@ NOTES = {  # by label: what the numbers do not say of themselves
     "dinov2-98": "One image is 0.1 points here, and lines that are alike differ by up to about a point on a thousand "
     "images: which scope is best changes from target to target. On all 10,000 test images, with 1,024 calibration "
     "images and the same checkpoint, the default gains 0.06 points at 75 % of the MACs and loses 0.78 at 50 % "
-    "([there](2026-11-23-one-shot-dinov2-98-1024.md)).",
+    "([there](2026-11-23-one-shot-dinov2-98-1024.md)); with 256 as here it loses 0.44 and 1.06 "
+    "([there](2026-11-24-one-shot-dinov2-98-256.md)): four times the images are what the aims need.",
 }
 RECIPES = {"cut": "as cut", "refit": "refitted", "rotate+refit": "rotated and refitted"}
 
