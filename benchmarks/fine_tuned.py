@@ -158,15 +158,15 @@ class Bench:
         return self._data
 
 
-def at_chosen_rates(rows: Sequence[Row], given: argparse.Namespace) -> list[Row]:
+def at_chosen_rates(rows: Sequence[Row], grid_epochs: int, rates: Sequence[float]) -> list[Row]:
     """The cells of every contender at its learning rate, as `Bench.run` chooses it; other grids leave others behind."""
 
     def who(row: Row) -> tuple[float, Contender]:
         return row["target"], Contender.of(row)
 
-    tried = [row for row in rows if row["epochs"] == given.grid_epochs and row["lr"] in given.rates]
+    tried = [row for row in rows if row["epochs"] == grid_epochs and row["lr"] in rates]
     best: dict[tuple[float, Contender], Row] = {}
-    for row in sorted(tried, key=lambda row: given.rates.index(row["lr"])):
+    for row in sorted(tried, key=lambda row: rates.index(row["lr"])):
         if who(row) not in best or row["val_top1"] > best[who(row)]["val_top1"]:
             best[who(row)] = row
     return [row for row in rows if who(row) in best and row["lr"] == best[who(row)]["lr"]]
@@ -175,7 +175,7 @@ def at_chosen_rates(rows: Sequence[Row], given: argparse.Namespace) -> list[Row]
 def page(rows: Sequence[Row], before: Sequence[Row], dense: float, given: argparse.Namespace) -> list[str]:
     """The verdict and the table of every contender."""
     cells: dict[tuple[float, str, str], dict[int, Row]] = {}
-    for row in at_chosen_rates(rows, given):
+    for row in at_chosen_rates(rows, given.grid_epochs, given.rates):
         key = (row["target"], row["tool"], Contender.of(row).name)
         cells.setdefault(key, {})[row["epochs"]] = row
     start = {

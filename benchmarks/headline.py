@@ -54,27 +54,23 @@ class Curves:
 
 def curves(one_shot: Iterable[Mapping[str, Any]], fine_tuned: Iterable[Mapping[str, Any]], panel: Panel) -> Curves:
     """The points of a panel from the rows of both benchmarks."""
-    mine = [row for row in one_shot if all(row[name] == count for name, count in panel.images.items())]
-    series = one_shot_page.groups([row for row in mine if row["tool"] != "dense"])
-    ours = series[f"vitprune, no labels, {one_shot_page.RECIPES['rotate+refit']}"]
-    default = {line: cells for line, cells in ours.items() if line[:2] == one_shot_page.DEFAULT}
-    lines = {OURS: default, THEIRS: series["Torch-Pruning"]}
-    dense = next(row["top1"] for row in mine if row["tool"] == "dense")
-    cut = {name: _best(found, one_shot_page.covered(found)) for name, found in lines.items()}
-    rows = [row for row in fine_tuned if all(row[name] == count for name, count in panel.images.items())]
-    given = argparse.Namespace(grid_epochs=min(EPOCHS), rates=sorted({row["lr"] for row in rows}))
-    longest = [row for row in at_chosen_rates(rows, given) if row["epochs"] == LONGEST]
-    trained = {}
-    for name, tool in ((OURS, "vitprune"), (THEIRS, "torch-pruning")):
-        targets = sorted({row["target"] for row in longest if row["tool"] == tool})
-        trained[name] = [
-            (t, max(row["top1"] for row in longest if (row["tool"], row["target"]) == (tool, t))) for t in targets
-        ]
-    return Curves(dense, cut, trained)
 
+    def meant(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [dict(row) for row in rows if all(row[name] == count for name, count in panel.images.items())]
 
-def _best(lines: Mapping[Any, Any], targets: Sequence[float]) -> list[Point]:
-    return [(t, found[1]) for t in targets if (found := one_shot_page.best(lines, t)) is not None]
+    before, after = meant(one_shot), meant(fine_tuned)
+    series = one_shot_page.groups([row for row in before if row["tool"] != "dense"])
+    cut = {OURS: one_shot_page.default(series), THEIRS: series["Torch-Pruning"]}
+    trained: dict[str, dict[float, float]] = {OURS: {}, THEIRS: {}}
+    for row in at_chosen_rates(after, min(EPOCHS), sorted({row["lr"] for row in after})):
+        if row["epochs"] == LONGEST:
+            best = trained[OURS if row["tool"] == "vitprune" else THEIRS]
+            best[row["target"]] = max(row["top1"], best.get(row["target"], 0.0))
+    return Curves(
+        next(row["top1"] for row in before if row["tool"] == "dense"),
+        {name: one_shot_page.frontier(lines) for name, lines in cut.items()},
+        {name: sorted(best.items()) for name, best in trained.items()},
+    )
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

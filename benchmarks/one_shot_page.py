@@ -24,6 +24,7 @@ NOTES = {  # by label: what the numbers do not say of themselves
     "([there](2026-11-24-one-shot-dinov2-98-256.md)): four times the images are what the aims need.",
 }
 RECIPES = {"cut": "as cut", "refit": "refitted", "rotate+refit": "rotated and refitted"}
+OURS = f"vitprune, no labels, {RECIPES['rotate+refit']}"  # the series that the aims are about
 
 
 def by_line(rows: Iterable[Row]) -> dict[Line, dict[float, list[Row]]]:
@@ -64,6 +65,16 @@ def covered(lines: Mapping[Line, Mapping[float, Sequence[Row]]]) -> list[float]:
         for target in cells:
             count[target] = count.get(target, 0) + 1
     return sorted(t for t, n in count.items() if n == max(count.values()))
+
+
+def frontier(lines: Mapping[Line, Mapping[float, Sequence[Row]]]) -> list[tuple[float, float]]:
+    """(target, top-1) of the best line at every target that `covered` gives."""
+    return [(t, found[1]) for t in covered(lines) if (found := best(lines, t)) is not None]
+
+
+def default(series: Mapping[str, Any]) -> dict[Line, dict[float, list[Row]]]:
+    """The line that `vitprune prune` makes where it has images."""
+    return {line: cells for line, cells in series[OURS].items() if line[:2] == DEFAULT}
 
 
 def grid(lines: Mapping[Line, Mapping[float, Sequence[Row]]], targets: Sequence[float], structures: bool) -> str:
@@ -109,10 +120,8 @@ def _called(line: Line) -> str:
 def verdicts(series: Mapping[str, Any], dense: float) -> str:
     """The aims and whether they hold."""
     rows = []
-    free = series[f"vitprune, no labels, {RECIPES['rotate+refit']}"]
     for target, aim in AIMS.items():
-        default = {line: cells for line, cells in free.items() if line[:2] == DEFAULT}
-        found = best(default or free, target)
+        found = best(default(series) or series[OURS], target)
         if found is not None:
             loss = dense - found[1]
             how = f"{_called(found[0])}, rotated and refitted, loses {100 * loss:.2f}"
@@ -144,7 +153,7 @@ def figure(path: Path, series: Mapping[str, Any], dense: float, title: str) -> N
             points = [(100 * t, 100 * v) for t in sorted(cells) if (v := top1(cells[t])) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, alpha=0.2, linewidth=0.8)
-        points = [(100 * t, 100 * found[1]) for t in covered(lines) if (found := best(lines, t)) is not None]
+        points = [(100 * t, 100 * v) for t, v in frontier(lines)]
         if points:
             axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=f"{name}: the best")
     axes.set(xlabel="MACs [% of the dense model's]", ylabel="top-1 [%]", title=title)

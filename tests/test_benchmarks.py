@@ -1,7 +1,6 @@
 """The parts of the benchmarks that compute: stored cells, and how the peer is wired."""
 
 import sys
-from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def test_long_budgets_count_at_the_rate_of_the_short_one_only():
     rows += [trained("energy", 3, 1e-4, 0.92), trained("energy", 1, 1e-2, 0.99), trained("fisher", 1, 1e-3, 0.5)]
 
     def chosen(rates):
-        found = fine_tuned.at_chosen_rates(rows, Namespace(rates=rates, grid_epochs=1))
+        found = fine_tuned.at_chosen_rates(rows, 1, rates)
         return sorted((r["score"], r["epochs"], r["lr"]) for r in found)
 
     assert chosen([1e-4, 3e-4]) == [("energy", 1, 1e-4), ("energy", 3, 1e-4)]
