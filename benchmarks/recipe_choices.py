@@ -44,6 +44,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "token features too": {"feature_weight": 1.0},
     "weights averaged by 0.999": {"ema": 0.999},
 }
+RATES = {"lr 0.0001": 1e-4, "lr 0.0005": 5e-4, "lr 0.001": 1e-3}
 RECIPES: dict[str, dict[str, Any]] = {  # what is changed of the base
     "base": {},
     "half of the loss from labels": {"distill_weight": 0.5},
@@ -56,7 +57,8 @@ RECIPES: dict[str, dict[str, Any]] = {  # what is changed of the base
     "no shifted crops": {"crop_padding": 0},
     "muon with lr 0.001": {"optimizer": "muon", "lr": 1e-3},
     "muon with lr 0.005": {"optimizer": "muon", "lr": 5e-3},
-} | {f"lr 0.0002, {name}": {"lr": 2e-4, **changes} for name, changes in FURTHER.items()}
+} | {f"lr 0.0002 with {name}": {"lr": 2e-4, **changes} for name, changes in FURTHER.items()}
+RECIPES |= {f"{name} with mixup or CutMix": {"lr": lr, "mixup": 0.8, "cutmix": 1.0} for name, lr in RATES.items()}
 START = "no training"
 
 

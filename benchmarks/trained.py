@@ -33,12 +33,14 @@ import vitprune
 from vitprune import Target
 from vitprune.data import AugmentSettings, Data, open_data
 from vitprune.latency import Timing
-from vitprune.masks import MaskResult, MaskSettings, Pressure, train_masks, vtp
+from vitprune.masks import MaskResult, MaskSettings, Pressure, Start, train_masks, vtp
 from vitprune.models import example
 from vitprune.pipeline.begin import begin
+from vitprune.pipeline.refitted import better_weights
 from vitprune.plan import Plan
 from vitprune.progress import Progress, make_progress
 from vitprune.recover import TrainSettings, fit
+from vitprune.refit import refit
 
 TARGETS = ("params=0.3", "params=0.1")
 RATES = (0.2, 0.4)
@@ -47,11 +49,21 @@ VTP_AIM = (1.1, 0.3)
 CONTROL, UNCUT = "dense trained on", "none"  # way, and its target: what these images and epochs do by themselves
 SHARING = ("residual", "blocks", "independent")
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
-SETTINGS = TrainSettings(batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0)
-REFITTED, SEARCH, AFTER, MASKS = 2e-4, 3e-4, 1e-3, 1e-2  # learning rates
+SETTINGS = TrainSettings(
+    batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0, mixup=0.8, cutmix=1.0,
+    keep="last",
+)  # fmt: skip
+REFITTED, SEARCH, MASKED, AFTER, MASKS = 3e-4, 3e-4, 5e-4, 1e-3, 1e-2  # learning rates
 SCRATCH = {"optimizer": "muon", "lr": 2e-2}  # as the shipped ViT was trained
-RECIPE = {"refitted": REFITTED, "search": SEARCH, "after": AFTER, "masks": MASKS, "scratch": SCRATCH["lr"]}
-RECIPE |= {"distill_weight": SETTINGS.distill_weight, "label_smoothing": SETTINGS.label_smoothing}
+RECIPE = {
+    "refitted": REFITTED,
+    "search": SEARCH,
+    "masked": MASKED,
+    "after": AFTER,
+    "masks": MASKS,
+    "scratch": SCRATCH["lr"],
+}
+RECIPE |= {name: getattr(SETTINGS, name) for name in ("distill_weight", "label_smoothing", "mixup", "cutmix", "keep")}
 VALIDATION = 2000  # images
 Row = dict[str, Any]
 
@@ -106,7 +118,8 @@ class Bench:
         found["masks from scores"] = partial(self._masks, sharing="residual", scored=True)
         found |= {"vtp": partial(self._vtp, closings=1), "vtp in 3 steps": partial(self._vtp, closings=3)}
         found[CONTROL] = self._control
-        found |= {"one-shot and refit": self._one_shot, "random": self._random, "small from scratch": self._scratch}
+        found |= {"random": partial(self._random, refits=False), "random and refit": partial(self._random, refits=True)}
+        found |= {"one-shot and refit": self._one_shot, "small from scratch": self._scratch}
         return found
 
     def _settings(self, seed: int, epochs: int, lr: float, **more: Any) -> TrainSettings:
@@ -131,28 +144,40 @@ class Bench:
         fit(model, data.train, data.val, how, teacher=self.subject.origin.model)
         return model
 
-    def _learned(self, model: nn.Module, seed: int, settings: MaskSettings, **more: Any) -> Outcome:
-        data, image = self._data(seed), example(self.subject.origin.preprocessing)
+    def _learned(
+        self, model: nn.Module, seed: int, settings: MaskSettings, tune: TrainSettings, start: Start | None = None
+    ) -> Outcome:
+        """Masks that begin with the dense model may go on with its weights, refitted, as `vitprune prune` does."""
+        subject, data, image = self.subject, self._data(seed), (example(self.subject.origin.preprocessing),)
+        teacher = subject.origin.model
         result: MaskResult = train_masks(
-            model, self.subject.graph, data.train, data.val, settings, example=(image,),
-            teacher=self.subject.origin.model, **more,
-        )  # fmt: skip
-        return Outcome(result.model, _about(result.plan) | {"behind": sum(result.behind.values())})
+            model, subject.graph, data.train, data.val, settings, example=image, teacher=teacher, start=start
+        )
+        about = _about(result.plan) | {"behind": sum(result.behind.values()), "searched": subject.top1(result.model)}
+        small = result.model
+        if start is None:
+            small, notes = better_weights(
+                small, teacher, subject.graph, result.plan, subject.calibration(seed), data.val,
+                example=image, progress=self.progress,
+            )  # fmt: skip
+            about |= {"before": subject.top1(small), "notes": notes}
+        fit(small, data.train, data.val, tune, teacher=teacher)
+        return Outcome(small, about)
 
     def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool) -> Outcome:
-        rates = (REFITTED, REFITTED) if scored else (SEARCH, AFTER)
+        rates = (REFITTED, REFITTED) if scored else (SEARCH, MASKED)
         search, tune = (self._settings(seed, n, lr) for n, lr in zip(self.given.epochs, rates, strict=True))
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
-        settings = MaskSettings(Pressure(target=target), search, None, tune, sharing=sharing, mask_lr=MASKS)  # type: ignore[arg-type]
+        settings = MaskSettings(Pressure(target=target), search, None, None, sharing=sharing, mask_lr=MASKS)  # type: ignore[arg-type]
         if scored:
             model, start = begun(self.subject, target, seed, self.progress)
-        return self._learned(model, seed, settings, start=start)
+        return self._learned(model, seed, settings, tune, start)
 
     def _vtp(self, asked: str, seed: int, *, closings: int) -> Outcome:
         search, tune = (self._settings(seed, n, REFITTED) for n in self.given.epochs)
         rate = float(asked.removeprefix("rate="))
-        settings = replace(vtp(search, rate=rate, closings=closings, mask_lr=MASKS), finetune=tune)
-        return self._learned(copy.deepcopy(self.subject.origin.model), seed, settings)
+        settings = replace(vtp(search, rate=rate, closings=closings, mask_lr=MASKS), finetune=None)
+        return self._learned(copy.deepcopy(self.subject.origin.model), seed, settings, tune)
 
     def _one_shot(self, asked: str, seed: int) -> Outcome:
         _, start = begun(self.subject, self._target(asked, seed), seed, self.progress)
@@ -164,13 +189,16 @@ class Bench:
         model = self._fit(copy.deepcopy(self.subject.origin.model), seed, REFITTED)
         return Outcome(model, {"macs": 1.0, "params": 1.0})
 
-    def _random(self, asked: str, seed: int) -> Outcome:
-        subject = self.subject
+    def _random(self, asked: str, seed: int, *, refits: bool) -> Outcome:
+        subject, about = self.subject, dict[str, Any]()
         scores = vitprune.score(subject.graph, subject.origin, "random", seed, kinds=KINDS)
         target = self._target(asked, seed)
         plan = vitprune.allocate(subject.graph, scores, target, scope="local", kinds=KINDS, round_to=1)
         small = vitprune.shrink(subject.origin, subject.graph, plan)
-        return Outcome(self._fit(small, seed, AFTER), _about(plan))
+        if refits:
+            refit(subject.origin.model, small, subject.graph, plan, subject.calibration(seed))
+            about["before"] = subject.top1(small)
+        return Outcome(self._fit(small, seed, MASKED if refits else AFTER), _about(plan) | about)
 
     def _target(self, asked: str, seed: int) -> Target:
         """The target itself; for a rate the MACs that VTP came to with it."""
@@ -221,7 +249,13 @@ def _about(plan: Plan) -> Row:
 
 def jobs(given: argparse.Namespace) -> list[tuple[str, str, int]]:
     """(way, target, seed) in the order of measuring."""
-    targets = ["masks from scores", "one-shot and refit", *(f"masks {s}" for s in SHARING), "random"]
+    targets = [
+        "masks from scores",
+        "one-shot and refit",
+        *(f"masks {s}" for s in SHARING),
+        "random",
+        "random and refit",
+    ]
     targets += [] if given.no_scratch else ["small from scratch"]
     rates = ["vtp", "vtp in 3 steps", "one-shot and refit", "random"]
     found = []
@@ -240,8 +274,9 @@ def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
         for way in dict.fromkeys(r["way"] for r in here):
             mine = [r for r in here if r["way"] == way]
             lost = [100 * (dense - r["top1"]) for r in mine]
+            before = [100 * r["before"] for r in mine if "before" in r]
             listing.append(
-                [target, way, mean_sd([100 * r["top1"] for r in mine], 2), mean_sd(lost, 2),
+                [target, way, mean_sd(before, 2), mean_sd([100 * r["top1"] for r in mine], 2), mean_sd(lost, 2),
                  mean_sd([100 * r["macs"] for r in mine], 1), mean_sd([100 * r["params_share"] for r in mine], 1),
                  len(mine)]
             )  # fmt: skip
@@ -258,8 +293,9 @@ def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
         "Points lost, against the anchor and the aim:",
         table(["target", "way", "lost", "anchor", "aim", "holds"], [[*v[:2], *v[2:]] for v in verdict]),
         "All ways. Shares are of the dense model, in percent; `rate`: VTP's share of gates to close, and the others at "
-        f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone:",
-        table(["target", "way", "top-1, %", "points lost", "MACs", "parameters", "seeds"], listing),
+        f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone. Refitted: before the training, or "
+        "between search and fine-tuning, where there was a refit:",
+        table(["target", "way", "refitted, %", "trained, %", "points lost", "MACs", "parameters", "seeds"], listing),
         "What masks count, and what is left after physical removal (parameters in percent of the dense model's):",
         table(["target", "way", "not masked", "not removed", "top-1, %"], left),
     ]
@@ -280,6 +316,7 @@ def main() -> None:
     """Trains what is missing and writes the dated page."""
     options = parser(__doc__)
     add_options(options)
+    options.set_defaults(images=8192)
     options.add_argument("--seeds", type=numbers, default=[0, 1, 2])
     options.add_argument("--epochs", type=numbers, default=[1, 2], help="of the search, and after it")
     options.add_argument("--train-images", type=int, default=54_000)
@@ -309,9 +346,10 @@ def main() -> None:
     )
     about["calibration"] = f"{subject.images} training images, drawn by the seed, for what scores decide"
     about["learning rates"] = (
-        f"{REFITTED:g} for what was refitted and for VTP; {SEARCH:g} under masks from the dense model, {AFTER:g} after "
-        f"them and after random pruning; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from scratch; {MASKS:g} of masks"
-        ": by trials on validation images (recipe_choices.py), those of masks with a look at 4,000 test images"
+        f"{REFITTED:g} for what was scored and refitted and for VTP; {SEARCH:g} under masks from the dense model and "
+        f"{MASKED:g} after them and after random pruning with a refit, {AFTER:g} without; {SCRATCH['lr']:g} with "
+        f"{SCRATCH['optimizer']} from scratch; {MASKS:g} of masks: by trials on validation images, those of masks with "
+        "a look at 4,000 test images"
     )
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned in training, and beside it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from vitprune.pipeline.learned import METHODS, learn
 from vitprune.pipeline.measure import Measured, answered, measured, measured_split, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.prune_settings import PruneSettings
+from vitprune.pipeline.refitted import better_weights
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
@@ -41,6 +42,7 @@ from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace import trace
 from vitprune.trace.graph import Graph
 
+TRAINED, REFITTED = "trained", "refitted"  # weights behind the sizes that masks found
 SEARCHED = "search-history"  # of masks: the phases before the fine-tuning
 
 
@@ -87,7 +89,7 @@ def run_prune(
         training.check_teacher(distill and not new_head)
     how = training or TrainSettings(seed=seed)
     if settings.method in METHODS:
-        settings = settings.without_scores()
+        settings = replace(settings, refit=settings.refit and not new_head).without_scores()
         how = training or settings.learned.search
     else:
         method = chosen_method(settings.method, settings.calibration > 0)
@@ -245,14 +247,27 @@ class _Run:
         given = self.data.calibration if self.settings.refit else None
         if done is None:
             if given is not None:
-                notes: list[str] = []
-                refit(self._source(), model, self.graph, self.plan, given, progress=self.progress, notes=notes)
-                self.plan = self.plan.noted(notes)
+                model = self._refitted(model, given)
             save_tensors(self.work.path / "pruned.safetensors", model, {})
             self.work.finish("pruned-weights", self.plan.to_json())
-        if given is not None:
+        if given is not None and self.plan.settings.get("weights") != TRAINED:
             self._row("refitted", model, macs)
         return model
+
+    def _refitted(self, model: nn.Module, batches: Iterable[Any]) -> nn.Module:
+        """The model that goes on, of the plan's sizes; the plan gets what there is to say."""
+        notes: list[str] = []
+        if self.settings.method in METHODS:
+            trained, args = model, (self._source(), self.graph, self.plan, batches, self.data.val)
+            about: dict[str, Any] = {"example": (self.example,), "device": self.device, "progress": self.progress}
+            model, notes = better_weights(trained, *args, **about)
+            chosen = TRAINED if model is trained else REFITTED
+            self.plan = replace(self.plan, settings={**self.plan.settings, "weights": chosen})
+            self.progress.line(f"note: {notes[-1]}")
+        else:
+            refit(self._source(), model, self.graph, self.plan, batches, progress=self.progress, notes=notes)
+        self.plan = self.plan.noted(notes)
+        return model.to(self.device).eval()
 
     def _decide(self) -> tuple[Plan, nn.Module]:
         chosen, given = self.settings, self.data.calibration

@@ -58,8 +58,9 @@ class PruneSettings:
                 )
         settings = self.mask_settings()
         start = chosen_start(self.learned.start, settings, self.calibration)
-        images = self.calibration if start == "score" else 0
-        return replace(self, rotate=False, refit=False, calibration=images, learned=replace(self.learned, start=start))
+        refits = self.refit and self.calibration > 0 and start == "dense" and settings.warmup is None
+        images = self.calibration if start == "score" or refits else 0
+        return replace(self, rotate=False, refit=refits, calibration=images, learned=replace(self.learned, start=start))
 
     def mask_settings(self) -> MaskSettings:
         """See `pipeline.learned`."""

@@ -1,0 +1,100 @@
+"""Masks that begin with the dense model: its weights, refitted to the sizes found, against those trained on the way."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import vitprune
+from vitprune.allocate import Target
+from vitprune.data import open_data
+from vitprune.evaluate import accuracy
+from vitprune.models import example
+from vitprune.pipeline.learned import Learned
+from vitprune.pipeline.prune_run import run_prune
+from vitprune.pipeline.prune_settings import PruneSettings
+from vitprune.pipeline.refitted import better_weights
+from vitprune.pipeline.setup import DataSettings
+from vitprune.progress import Silent
+from vitprune.recover import TrainSettings
+
+SPEC, DATA, HALF = "shipped:fmnist-vit", DataSettings("fashion-mnist-sample", limit=160), Target("macs", 0.5)
+SHORT = TrainSettings(epochs=1, batch_size=16, lr=1e-4, warmup_epochs=0.0)
+DENSE = PruneSettings(HALF, "masks", calibration=96, learned=Learned(SHORT, mask_lr=0.2, start="dense"))
+
+
+def test_a_short_search_goes_on_with_the_refitted_weights(tmp_path: Path) -> None:
+    """They are measured in a row of their own and saved; the plan says why."""
+    found = run_prune(SPEC, DATA, DENSE, None, tmp_path / "out", device="cpu")
+    rows = {row.name: row for row in found.rows}
+    assert list(rows) == ["dense", "pruned", "refitted"]
+    assert rows["refitted"].top1 > rows["pruned"].top1 + 0.1
+    assert found.plan.settings["weights"] == "refitted"
+    assert any("images with the dense weights, refitted, and" in note for note in found.plan.settings["notes"])
+    origin = vitprune.load_model(SPEC)
+    test = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit).test
+    assert test is not None
+    assert accuracy(vitprune.load(tmp_path / "out"), test).top1 == rows["refitted"].top1
+
+
+def test_without_refit_the_trained_weights_go_on(tmp_path: Path) -> None:
+    """As with no calibration images."""
+    found = run_prune(SPEC, DATA, replace(DENSE, refit=False), None, tmp_path / "out", device="cpu")
+    assert [row.name for row in found.rows] == ["dense", "pruned"] and "weights" not in found.plan.settings
+    asked = json.loads((tmp_path / "out" / "metrics.json").read_text())["run"]["prune"]
+    assert (asked["refit"], asked["calibration"]) == (False, 0)
+
+
+def test_the_trained_weights_stay_where_they_are_better() -> None:
+    """Here because what is refitted is no trained model; nothing is changed of either."""
+    origin = vitprune.load_model(SPEC)
+    graph, image = vitprune.trace(origin), (example(origin.preprocessing),)
+    data = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit, calibration=96)
+    plan = vitprune.allocate(graph, vitprune.score(graph, origin), "macs=0.8")
+    trained, random = vitprune.shrink(origin, graph, plan), copy.deepcopy(origin.model)
+    with torch.no_grad():
+        for parameter in random.parameters():
+            parameter.normal_(std=0.02)
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (trained, random)]
+    assert data.calibration is not None
+    args = (graph, plan, data.calibration, data.val)
+    kept, notes = better_weights(trained, random, *args, example=image, progress=Silent())
+    assert kept is trained and "the trained ones are kept" in notes[-1]
+    for model, was in zip((trained, random), before, strict=True):
+        assert all(torch.equal(v, was[k]) for k, v in model.state_dict().items())
+    fitted, notes = better_weights(random_small(trained), origin.model, *args, example=image, progress=Silent())
+    assert "the refitted ones are kept" in notes[-1]
+    assert accuracy(fitted, data.val).top1 > 0.8
+
+
+def random_small(model: torch.nn.Module) -> torch.nn.Module:
+    """The same sizes, with weights that know nothing."""
+    small = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.normal_(std=0.02)
+    return small
+
+
+@pytest.mark.parametrize(
+    ("settings", "refits", "images"),
+    [
+        (DENSE, True, 96),
+        (replace(DENSE, method="vtp", target=None, learned=Learned(SHORT, rate=0.4)), True, 96),
+        (replace(DENSE, target=None, learned=Learned(SHORT, weight=1.0)), True, 96),
+        (replace(DENSE, learned=replace(DENSE.learned, sharing="blocks", start="auto")), True, 96),
+        (replace(DENSE, learned=replace(DENSE.learned, start="score")), False, 96),
+        (replace(DENSE, learned=replace(DENSE.learned, warmup=SHORT)), False, 0),
+        (replace(DENSE, calibration=0), False, 0),
+        (replace(DENSE, refit=False), False, 0),
+    ],
+)
+def test_when_dense_weights_are_refitted(settings: PruneSettings, refits: bool, images: int) -> None:
+    """Where masks begin with trained dense weights, and there are images; elsewhere none are opened for it."""
+    found = settings.without_scores()
+    assert (found.refit, found.calibration) == (refits, images)
