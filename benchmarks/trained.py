@@ -50,10 +50,9 @@ CONTROL, UNCUT = "dense trained on", "none"  # way, and its target: what these i
 SHARING = ("residual", "blocks", "independent")
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
 SETTINGS = TrainSettings(
-    batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0, mixup=0.8, cutmix=1.0,
-    keep="last",
+    batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0, mixup=0.8, cutmix=1.0
 )  # fmt: skip
-REFITTED, SEARCH, MASKED, AFTER, MASKS = 3e-4, 3e-4, 5e-4, 1e-3, 1e-2  # learning rates
+REFITTED, SMALL, SEARCH, MASKED, AFTER, MASKS = 2e-4, 5e-4, 3e-4, 5e-4, 1e-3, 1e-2  # learning rates
 SCRATCH = {"optimizer": "muon", "lr": 2e-2}  # as the shipped ViT was trained
 RECIPE = {
     "refitted": REFITTED,
@@ -63,8 +62,7 @@ RECIPE = {
     "masks": MASKS,
     "scratch": SCRATCH["lr"],
 }
-RECIPE |= {name: getattr(SETTINGS, name) for name in ("distill_weight", "label_smoothing", "mixup", "cutmix", "keep")}
-VALIDATION = 2000  # images
+RECIPE |= {name: getattr(SETTINGS, name) for name in ("distill_weight", "label_smoothing", "mixup", "cutmix")}
 Row = dict[str, Any]
 
 
@@ -102,6 +100,7 @@ class Bench:
         given = self.given
         settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
         settings |= {"recipe": RECIPE, "way": way, "target": asked, "seed": seed, "amp": given.amp}
+        settings |= {} if given.val_images is None else {"val_images": given.val_images}
         if settings in self.cells or not wanted(given.only, settings):
             return
         torch.manual_seed(seed)
@@ -134,7 +133,7 @@ class Bench:
             place, preprocessing = self.subject.data, self.subject.origin.preprocessing
             augment = AugmentSettings.from_json(one.to_json())
             train = open_data(place, preprocessing, augment=augment, limit=self.given.train_images, **common)
-            some = open_data(place, preprocessing, limit=VALIDATION, **common)
+            some = open_data(place, preprocessing, limit=self.given.val_images, **common)
             self._held[key] = replace(train, val=some.val)
         return self._held[key]
 
@@ -165,7 +164,7 @@ class Bench:
         return Outcome(small, about)
 
     def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool) -> Outcome:
-        rates = (REFITTED, REFITTED) if scored else (SEARCH, MASKED)
+        rates = (_rate(asked), _rate(asked)) if scored else (SEARCH, MASKED)
         search, tune = (self._settings(seed, n, lr) for n, lr in zip(self.given.epochs, rates, strict=True))
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
         settings = MaskSettings(Pressure(target=target), search, None, None, sharing=sharing, mask_lr=MASKS)  # type: ignore[arg-type]
@@ -182,7 +181,7 @@ class Bench:
     def _one_shot(self, asked: str, seed: int) -> Outcome:
         _, start = begun(self.subject, self._target(asked, seed), seed, self.progress)
         before = self.subject.top1(start.model)
-        model = self._fit(start.model, seed, REFITTED)
+        model = self._fit(start.model, seed, _rate(asked))
         return Outcome(model, _about(start.plan) | {"before": before})
 
     def _control(self, _asked: str, seed: int) -> Outcome:
@@ -229,6 +228,11 @@ class Bench:
         _, width, macs, small = best
         about = {"macs": macs / self.subject.graph.cost()[0], "width": width}
         return Outcome(self._fit(small, seed, **SCRATCH), about)
+
+
+def _rate(asked: str) -> float:
+    """The learning rate for what scores chose and a refit mended."""
+    return SMALL if asked == TARGETS[1] else REFITTED
 
 
 def _vit(dense: VisionTransformer, width: int) -> VisionTransformer:
@@ -293,8 +297,8 @@ def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
         "Points lost, against the anchor and the aim:",
         table(["target", "way", "lost", "anchor", "aim", "holds"], [[*v[:2], *v[2:]] for v in verdict]),
         "All ways. Shares are of the dense model, in percent; `rate`: VTP's share of gates to close, and the others at "
-        f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone. Refitted: before the training, or "
-        "between search and fine-tuning, where there was a refit:",
+        f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone. Refitted: before the training, "
+        "or between search and fine-tuning, where there was a refit:",
         table(["target", "way", "refitted, %", "trained, %", "points lost", "MACs", "parameters", "seeds"], listing),
         "What masks count, and what is left after physical removal (parameters in percent of the dense model's):",
         table(["target", "way", "not masked", "not removed", "top-1, %"], left),
@@ -320,6 +324,7 @@ def main() -> None:
     options.add_argument("--seeds", type=numbers, default=[0, 1, 2])
     options.add_argument("--epochs", type=numbers, default=[1, 2], help="of the search, and after it")
     options.add_argument("--train-images", type=int, default=54_000)
+    options.add_argument("--val-images", type=int, help="by which epochs are chosen (default: all, here 6,000)")
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--amp", default="no")
     options.add_argument("--no-scratch", action="store_true", help="no small models from scratch")
@@ -333,7 +338,7 @@ def main() -> None:
     if not given.page_only:
         for way, target, seed in jobs(given):
             bench.run(way, target, seed)
-    kept = {"train_images": given.train_images, "epochs": given.epochs, "amp": given.amp, "recipe": RECIPE}
+    kept = {name: getattr(given, name) for name in ("val_images", "train_images", "epochs", "amp")} | {"recipe": RECIPE}
     rows = [
         r for r in cells
         if subject.owns(r) and r["way"] != "dense" and all(r.get(k) == v for k, v in kept.items())
@@ -346,10 +351,10 @@ def main() -> None:
     )
     about["calibration"] = f"{subject.images} training images, drawn by the seed, for what scores decide"
     about["learning rates"] = (
-        f"{REFITTED:g} for what was scored and refitted and for VTP; {SEARCH:g} under masks from the dense model and "
-        f"{MASKED:g} after them and after random pruning with a refit, {AFTER:g} without; {SCRATCH['lr']:g} with "
-        f"{SCRATCH['optimizer']} from scratch; {MASKS:g} of masks: by trials on validation images, those of masks with "
-        "a look at 4,000 test images"
+        f"{REFITTED:g} ({SMALL:g} at {TARGETS[1]}) for what was scored and refitted, {REFITTED:g} for VTP; {SEARCH:g} "
+        f"under masks from the dense model, {MASKED:g} after them and after random pruning with a refit, {AFTER:g} "
+        f"without; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from scratch; {MASKS:g} of masks: by trials on "
+        "validation images, those of masks with a look at 4,000 test images"
     )
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned in training, and beside it"
