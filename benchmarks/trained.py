@@ -146,20 +146,18 @@ class Bench:
     def _learned(
         self, model: nn.Module, seed: int, settings: MaskSettings, tune: TrainSettings, start: Start | None = None
     ) -> Outcome:
-        """Masks that begin with the dense model may go on with its weights, refitted, as `vitprune prune` does."""
+        """What masks chose may go on with the dense weights, refitted, as `vitprune prune` does it."""
         subject, data, image = self.subject, self._data(seed), (example(self.subject.origin.preprocessing),)
-        teacher = subject.origin.model
+        teacher, basis = subject.origin.model, copy.deepcopy(model)
         result: MaskResult = train_masks(
             model, subject.graph, data.train, data.val, settings, example=image, teacher=teacher, start=start
         )
         about = _about(result.plan) | {"behind": sum(result.behind.values()), "searched": subject.top1(result.model)}
-        small = result.model
-        if start is None:
-            small, notes = better_weights(
-                small, teacher, subject.graph, result.plan, subject.calibration(seed), data.val,
-                example=image, progress=self.progress,
-            )  # fmt: skip
-            about |= {"before": subject.top1(small), "notes": notes}
+        small, notes = better_weights(
+            result.model, basis, subject.graph, result.plan, subject.calibration(seed), data.val,
+            example=image, progress=self.progress,
+        )  # fmt: skip
+        about |= {"before": subject.top1(small), "notes": notes}
         fit(small, data.train, data.val, tune, teacher=teacher)
         return Outcome(small, about)
 

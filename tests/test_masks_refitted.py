@@ -1,4 +1,4 @@
-"""Masks that begin with the dense model: its weights, refitted to the sizes found, against those trained on the way."""
+"""Sizes that masks found: the dense weights, refitted to them, against those trained on the way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from vitprune.allocate import Target
 from vitprune.data import open_data
 from vitprune.evaluate import accuracy
 from vitprune.models import example
+from vitprune.pipeline import prune_run
 from vitprune.pipeline.learned import Learned
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
@@ -40,6 +42,28 @@ def test_a_short_search_goes_on_with_the_refitted_weights(tmp_path: Path) -> Non
     test = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit).test
     assert test is not None
     assert accuracy(vitprune.load(tmp_path / "out"), test).top1 == rows["refitted"].top1
+
+
+def test_masks_that_begin_with_scores_are_refitted_in_their_basis(tmp_path: Path, monkeypatch: Any) -> None:
+    """What is refitted is the rotated dense model, which computes as the dense one does, not the start's weights."""
+    seen: dict[str, Any] = {}
+
+    def spied(trained: Any, dense: Any, *rest: Any, **more: Any) -> Any:
+        seen["dense"] = copy.deepcopy(dense)
+        return better_weights(trained, dense, *rest, **more)
+
+    monkeypatch.setattr(prune_run, "better_weights", spied)
+    settings = replace(DENSE, learned=replace(DENSE.learned, start="score"), kinds=("mlp", "qk", "v", "residual"))
+    found = run_prune(SPEC, DATA, settings, None, tmp_path / "out", device="cpu")
+    assert found.plan.settings["start"] == "score" and "residual" in found.plan.settings["rotated"]
+    origin, dense = vitprune.load_model(SPEC), seen["dense"]
+    image = torch.randn(4, *example(origin.preprocessing).shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(dense(image), origin.model(image), atol=1e-3, rtol=1e-3)
+    assert not torch.equal(dense.head.weight, origin.model.head.weight)
+    rows = {row.name: row for row in found.rows}
+    assert ("refitted" in rows) == (found.plan.settings["weights"] == "refitted")
+    assert max(row.top1 for row in rows.values() if row.name != "dense") > 0.8
 
 
 def test_without_refit_the_trained_weights_go_on(tmp_path: Path) -> None:
@@ -88,13 +112,13 @@ def random_small(model: torch.nn.Module) -> torch.nn.Module:
         (replace(DENSE, method="vtp", target=None, learned=Learned(SHORT, rate=0.4)), True, 96),
         (replace(DENSE, target=None, learned=Learned(SHORT, weight=1.0)), True, 96),
         (replace(DENSE, learned=replace(DENSE.learned, sharing="blocks", start="auto")), True, 96),
-        (replace(DENSE, learned=replace(DENSE.learned, start="score")), False, 96),
+        (replace(DENSE, learned=replace(DENSE.learned, start="score")), True, 96),
         (replace(DENSE, learned=replace(DENSE.learned, warmup=SHORT)), False, 0),
         (replace(DENSE, calibration=0), False, 0),
         (replace(DENSE, refit=False), False, 0),
     ],
 )
 def test_when_dense_weights_are_refitted(settings: PruneSettings, refits: bool, images: int) -> None:
-    """Where masks begin with trained dense weights, and there are images; elsewhere none are opened for it."""
+    """Where masks begin with trained weights, and there are images; elsewhere none are opened for it."""
     found = settings.without_scores()
     assert (found.refit, found.calibration) == (refits, images)

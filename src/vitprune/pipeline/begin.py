@@ -27,6 +27,7 @@ from vitprune.shrink import shrink
 from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace.graph import Graph
 
+BASIS = "basis.safetensors"  # of the work folder: the dense model's weights that the first plan was cut from
 STARTS = ("auto", "score", "dense")
 SCORED = tuple(kind for kind in KINDS if kind != "heads")  # whole heads are left to the masks
 
@@ -54,12 +55,16 @@ def chosen_start(name: str, settings: MaskSettings, images: int) -> str:
 def begin_once(
     work: WorkFolder, model: nn.Module, graph: Graph, *rest: Any, **more: Any
 ) -> tuple[nn.Module, Start | None]:
-    """As `begin`, which it calls, for `model`, whose place and weights it takes; what is in the work folder stays."""
+    """As `begin`, which it calls, for `model`, whose place and weights it takes; what is in the work folder stays.
+
+    `BASIS` is left there, too, if masks do not begin with the dense model.
+    """
     path, done = work.path / "start.safetensors", work.result("mask-start")
     if done is None:
         source, start = begin(model, graph, *rest, **more)
         done = {}
         if start is not None:
+            save_tensors(work.path / BASIS, source, {})
             start.weights_(source, graph)
             save_tensors(path, source, {})
             scores = {name: values.tolist() for name, values in start.scores.items()}

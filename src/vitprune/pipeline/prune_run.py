@@ -17,7 +17,7 @@ from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
 from vitprune.masks import Start
-from vitprune.pipeline.begin import begin_once
+from vitprune.pipeline.begin import BASIS, begin_once
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.learned import METHODS, learn
 from vitprune.pipeline.measure import Measured, answered, measured, measured_split, say, with_latency
@@ -258,7 +258,7 @@ class _Run:
         """The model that goes on, of the plan's sizes; the plan gets what there is to say."""
         notes: list[str] = []
         if self.settings.method in METHODS:
-            trained, args = model, (self._source(), self.graph, self.plan, batches, self.data.val)
+            trained, args = model, (self._basis(), self.graph, self.plan, batches, self.data.val)
             about: dict[str, Any] = {"example": (self.example,), "device": self.device, "progress": self.progress}
             model, notes = better_weights(trained, *args, **about)
             chosen = TRAINED if model is trained else REFITTED
@@ -314,6 +314,14 @@ class _Run:
     def _source(self) -> nn.Module:
         """The model that is cut: the dense one, or the same function in another basis."""
         return self.opened.model if self.rotated is None else self.rotated.model
+
+    def _basis(self) -> nn.Module:
+        """The dense model, in the basis that masks began in."""
+        path, model = self.work.path / BASIS, self.opened.model
+        if path.exists():
+            model = copy.deepcopy(model)
+            load_tensors_(path, model)
+        return model
 
     def tune(
         self, model: nn.Module, training: TrainSettings | None, teacher: nn.Module | None, upkeep: Upkeep | None

@@ -30,9 +30,10 @@ def better_weights(
 ) -> tuple[nn.Module, list[str]]:
     """The better model of two with the plan's sizes, by top-1 on validation images, and notes for the plan.
 
-    `trained` comes from a search under masks. The other is `dense` cut by the plan, its layers refitted to the dense
-    outputs on `batches`: a search that is short spends its steps on closing units, and leaves weights that are far from
-    what its own choice permits. Of two that are equal the trained one stays; `trained` is not changed.
+    `trained` comes from a search under masks. The other is `dense` (in the basis that the search began in) cut by the
+    plan, its layers refitted to the dense outputs on `batches`: a search that is short spends its steps on closing and
+    changing units, and leaves weights that are far from what its own choice permits. Of two that are equal the trained
+    one stays. Neither model that is given is changed.
     """
     progress.line("masks: refitting the dense weights to the sizes that were found")
     fitted, notes = shrink(dense, graph, plan, example=example), list[str]()
