@@ -338,7 +338,7 @@ def test_commands(command: Any, image_folder: Path, monkeypatch: pytest.MonkeyPa
     common = (*common, "--batch-size", "8", "--epochs", "0", "--device", "cpu", "--amp", "no", "--json", "--quiet")
     kinds = ("--kinds", "mlp,qk,v", "--round-to", "4")
     done = command(*common, *kinds, "--target", "latency=0.8x", "--latency-batch", "4", "--threads", "1", "--out", "o")
-    assert done.code == 0, done.err
+    assert done.code == 0, done.out + done.err
     got = done.json["obtained"]["latency"]
     assert got["ratio"] == pytest.approx(0.8, rel=0.03) and (got["batch"], got["threads"]) == (4, 1)
     plan = Plan.from_json(Path("o/plan.json").read_text())
