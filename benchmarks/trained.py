@@ -39,6 +39,8 @@ from vitprune.data import AugmentSettings, Data, open_data
 from vitprune.evaluate import latency
 from vitprune.latency import Timing
 from vitprune.masks import MaskResult, MaskSettings, Pressure, Start, train_masks, vtp
+from vitprune.masks.settings import DENSE as MASKS
+from vitprune.masks.settings import STARTED
 from vitprune.models import example
 from vitprune.pipeline.begin import begin
 from vitprune.pipeline.refitted import better_weights
@@ -54,11 +56,12 @@ AIMS = {"params=0.3": (1.0, 0.3), "params=0.1": (4.0, 2.0)}  # anchor and aim: p
 VTP_AIM = (1.1, 0.3)
 CONTROL, UNCUT = "dense trained on", "none"  # way, and its target: what these images and epochs do by themselves
 SHARING = ("residual", "blocks", "independent")
+SCORED = " from scores"  # of ways: masks begin with what scores chose and a refit mended
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
 SETTINGS = TrainSettings(
     batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0, mixup=0.8, cutmix=1.0
 )  # fmt: skip
-REFITTED, SMALL, SEARCH, MASKED, AFTER, MASKS = 2e-4, 5e-4, 3e-4, 5e-4, 1e-3, 1e-2  # learning rates
+REFITTED, SMALL, SEARCH, MASKED, AFTER = 2e-4, 5e-4, 3e-4, 5e-4, 1e-3  # learning rates
 STEP = 16  # images of a step of the search: masks that close within an epoch need steps more than images in each
 SCRATCH = {"optimizer": "muon", "lr": 2e-2}  # as the shipped ViT was trained
 RECIPE = {
@@ -82,11 +85,11 @@ class Outcome:
     about: Row
 
 
-def begun(subject: Subject, target: Target, seed: int, progress: Progress) -> Any:
+def begun(subject: Subject, target: Target, seed: int, progress: Progress, sharing: Any = "residual") -> Any:
     """(rotated dense model, `Start` with the refitted model) at the target, of the kinds that masks have."""
     image = (example(subject.origin.preprocessing),)
     return begin(
-        copy.deepcopy(subject.origin.model), subject.graph, MaskSettings(Pressure(target=target)),
+        copy.deepcopy(subject.origin.model), subject.graph, MaskSettings(Pressure(target=target), sharing=sharing),
         subject.calibration(seed), image, seed=seed, timing=Timing(), progress=progress,
     )  # fmt: skip
 
@@ -109,6 +112,7 @@ class Bench:
         settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
         settings |= {"recipe": RECIPE, "way": way, "target": asked, "seed": seed, "amp": given.amp}
         settings |= {} if given.val_images is None else {"val_images": given.val_images}
+        settings |= {"mask_lr": STARTED} if way.endswith(SCORED) else {}
         if settings in self.cells or not wanted(given.only, settings):
             return
         torch.manual_seed(seed)
@@ -122,7 +126,7 @@ class Bench:
     @cached_property
     def _ways(self) -> Mapping[str, Any]:
         found: dict[str, Any] = {f"masks {s}": partial(self._masks, sharing=s, scored=False) for s in SHARING}
-        found["masks from scores"] = partial(self._masks, sharing="residual", scored=True)
+        found |= {f"masks {s}{SCORED}": partial(self._masks, sharing=s, scored=True) for s in SHARING}
         found |= {"vtp": partial(self._vtp, closings=1), "vtp in 3 steps": partial(self._vtp, closings=3)}
         found[CONTROL] = self._control
         found |= {"random": partial(self._random, refits=False), "random and refit": partial(self._random, refits=True)}
@@ -173,9 +177,9 @@ class Bench:
         rates = (_rate(asked), _rate(asked)) if scored else (SEARCH, MASKED)
         search, tune = self._both(seed, *rates)
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
-        settings = MaskSettings(Pressure(target=target), search, None, None, sharing=sharing, mask_lr=MASKS)  # type: ignore[arg-type]
+        settings = MaskSettings(Pressure(target=target), search, finetune=None, sharing=sharing)  # type: ignore[arg-type]
         if scored:
-            model, start = begun(self.subject, target, seed, self.progress)
+            model, start = begun(self.subject, target, seed, self.progress, sharing)
         return self._learned(model, seed, settings, tune, start)
 
     def _both(self, seed: int, search: float, after: float) -> tuple[TrainSettings, TrainSettings]:
@@ -276,7 +280,7 @@ def _about(plan: Plan) -> Row:
 
 def jobs(given: argparse.Namespace) -> list[tuple[str, str, int]]:
     """(way, target, seed) in the order of measuring: what the others are compared with last."""
-    targets = ["masks from scores", "one-shot and refit", *(f"masks {s}" for s in SHARING), "random"]
+    targets = ["one-shot and refit", *(f"masks {s}{more}" for more in (SCORED, "") for s in SHARING), "random"]
     targets += [] if given.no_scratch else ["small from scratch"]
     found = []
     for seed in given.seeds:
@@ -373,8 +377,9 @@ def main() -> None:
     about["learning rates"] = (
         f"{REFITTED:g} ({SMALL:g} at {TARGETS[1]}) for what was scored and refitted, {REFITTED:g} for VTP; {SEARCH:g} "
         f"under masks from the dense model, {MASKED:g} after them and after random pruning with a refit, {AFTER:g} "
-        f"without; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from scratch; {MASKS:g} of masks: by trials on "
-        "validation images, those of masks with a look at 4,000 test images"
+        f"without; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from scratch; {MASKS:g} of masks "
+        f"({STARTED:g} where they begin with scores): by trials on validation images, those of masks "
+        "from the dense model with a look at 4,000 test images"
     )
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned in training, and beside it"

@@ -245,3 +245,19 @@ def test_top_k_anneals_towards_the_border() -> None:
         slopes.append(torch.autograd.grad(factors.sum(), alpha)[0])
     assert (slopes[1][:4] < slopes[0][:4]).all() and (slopes[1][1:3] > slopes[1][[0, 3]]).all()
     assert torch.allclose(slopes[0][:4], torch.ones(4), atol=0.05)
+
+
+def test_norms_count_what_was_drawn() -> None:
+    """Units that a draw leaves on are in the statistics, though the plan of now has a single one."""
+    ready = traced(CASES[TINY])
+    gates = Gates(ready.model, ready.graph, ("residual",), relaxation=HardConcrete())
+    with torch.no_grad():
+        gates.alpha.fill_(-0.2)
+    gates.refresh()
+    assert int(gates.hard.sum()) == 1 and all(int(kept.sum()) == 1 for kept in gates._kept)
+    gates.before_forward(0)
+    drawn = gates._drawn
+    assert drawn is not None and 1 < int((drawn > 0).sum()) < len(drawn)
+    on = (drawn > 0) | (gates.hard > 0)
+    assert gates._kept and all(torch.equal(kept > 0, on) for kept in gates._kept)
+    gates.close()

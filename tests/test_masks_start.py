@@ -103,7 +103,6 @@ def test_the_search_stays_at_the_target(relaxation: str, monkeypatch: pytest.Mon
     [
         (MaskSettings(Pressure(weight=1.0)), "at a target"),
         (vtp(SETTINGS, rate=0.3), "at a target"),
-        (MaskSettings(Pressure(target=TARGET), sharing="blocks"), "tied across blocks.*--mask-start dense"),
         (MaskSettings(Pressure(target=TARGET), warmup=SETTINGS), "a warm-up is of a dense model"),
     ],
 )
@@ -111,6 +110,29 @@ def test_what_cannot_begin_with_a_plan(settings: MaskSettings, words: str) -> No
     """Each with its reason, before anything is computed."""
     with pytest.raises(MaskError, match=words):
         check_start(settings)
+
+
+@pytest.mark.parametrize(("asked", "rates"), [(None, (1e-2, 3e-3)), (0.05, (0.05, 0.05))])
+def test_masks_that_begin_with_a_plan_take_smaller_steps(
+    asked: float | None, rates: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the rate is given."""
+    model, graph, start, _ = begun()
+    seen: list[float] = []
+
+    class Watched(Search):
+        def __init__(self, gates: Gates, *rest: Any, **more: Any) -> None:
+            super().__init__(gates, *rest, **more)
+            seen.append(gates.extra_parameters()["masks"][1])
+
+    monkeypatch.setattr("vitprune.masks.train.Search", Watched)
+    settings = MaskSettings(
+        Pressure(target=TARGET), replace(SETTINGS, epochs=1), finetune=None, kinds=KINDS, mask_lr=asked
+    )
+    for given in (None, start):
+        args = (copy.deepcopy(model), graph, pictures(), pictures(16, shuffle=False), settings)
+        train_masks(*args, start=given, example=CASES[TINY].example(2))
+    assert tuple(seen) == rates
 
 
 def test_gates_say_what_a_plan_keeps() -> None:

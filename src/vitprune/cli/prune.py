@@ -87,7 +87,8 @@ def prune(
         typer.Option(min=0, help="masks, vtp: epochs without a better top-1 or a lower cost that end it; 0: never."),
     ] = 0,
     mask_lr: Annotated[
-        float | None, typer.Option(help="Learning rate of masks.", show_default="0.01; vtp: the weights'")
+        float | None,
+        typer.Option(help="Learning rate of masks.", show_default="0.01, from scores 0.003; vtp: the weights'"),
     ] = None,
     search_lr: Annotated[float, typer.Option(help="masks, vtp: learning rate of the weights under masks.")] = 1e-4,
     mask_weight: Annotated[

@@ -20,7 +20,7 @@ from vitprune.masks.layout import Line, layout_of
 from vitprune.masks.norms import kept_forward, norms_of
 from vitprune.masks.relax import Relaxation, StraightThrough
 from vitprune.masks.select import Selector
-from vitprune.masks.vectors import Sharing, vectors_of, without
+from vitprune.masks.vectors import Sharing, tied, vectors_of, without
 from vitprune.models.loaded import plain
 from vitprune.plan import GroupPlan, Plan, identity
 from vitprune.shrink import keep_from, shrink
@@ -67,7 +67,7 @@ class Gates:
         """
         check_minimum(minimum)
         model = plain(model)
-        self.model, self.graph, self.lr, self.seed = model, graph, lr, seed
+        self.model, self.lr, self.seed = model, lr, seed
         self.relaxation: Relaxation = relaxation or StraightThrough()
         self.floors = floors(minimum)
         groups = without(graph.groups, freeze, KINDS if kinds is None else kinds, protect)
@@ -77,6 +77,7 @@ class Gates:
         self.left |= without_cut
         if not self.vectors:
             raise MaskError(f"no group can be masked: {'; '.join(f'{n}: {why}' for n, why in self.left.items())}")
+        self.graph = tied(graph, [v.groups for v in self.vectors if len(v.groups) > 1])
         norms = list(norms_of(graph))
         rms = {path for path, _, is_rms in norms if is_rms}
         labels = [(path, line) for path, line, _ in norms]
@@ -102,7 +103,7 @@ class Gates:
         self._weights: dict[str, Tensor] = {}  # the unmasked values, while the model holds masked ones
         self._spare: dict[str, Tensor] = {}
         self.hard = torch.ones(self.layout.units, device=device)
-        self._factors = self.hard
+        self._factors = self._sounds = self.hard  # what multiplies the weights, and where that is not nothing
         self.threshold = self.relaxation.threshold
         self.counts: Tensor | None = None  # (clusters,) where they are given instead of found by the threshold
         self.settled = False  # whether they are those of the target
@@ -152,13 +153,17 @@ class Gates:
         """(units + 1 + unions,): the units' values, the constant 1, and 0 or 1 for what several vectors decide."""
         parts = [values, self._one.to(values.dtype)]
         if len(self._unions):
-            parts.append(self.hard[self._unions].amax(1).to(values.dtype))
+            parts.append(self._sounds[self._unions].amax(1).to(values.dtype))
         return torch.cat(parts)
 
     @torch.no_grad()
     def _write(self, values: Tensor) -> None:
-        """Sets the parameters to weights times factors, and the norms to the kept positions."""
-        self._factors = values
+        """Sets the parameters to weights times factors, and the norms to the kept positions.
+
+        Where factors are drawn, units that are on in this step count as kept: statistics over fewer positions than are
+        in use may be those of a single one, which has no variance.
+        """
+        self._factors, self._sounds = values, torch.maximum(self.hard, (values != 0).to(self.hard.dtype))
         lines = self.extended(values)[self._ids].prod(1)
         for name, (parameter, mine) in self._held.items():
             target, weights = self._spare[name], self._weights[name]
@@ -167,7 +172,7 @@ class Gates:
                 torch.mul(target if i else weights, factor, out=target)
             parameter.data = target
         if self._norms:
-            kept = self.extended(self.hard)[self._ids].prod(1)
+            kept = self.extended(self._sounds)[self._ids].prod(1)
             for (_, line, _), held in zip(self._norms, self._kept, strict=True):
                 held.copy_(kept[line.start : line.stop])
 

@@ -12,6 +12,8 @@ from vitprune.masks.relax import RELAXATIONS
 from vitprune.masks.vectors import SHARING, Sharing
 from vitprune.recover import TrainSettings
 
+DENSE, STARTED = 1e-2, 3e-3  # learning rates of masks that begin with the dense model, and with one that scores chose
+
 
 @dataclass(frozen=True, slots=True)
 class MaskSettings:
@@ -29,7 +31,7 @@ class MaskSettings:
     sharing: Sharing = "residual"
     freeze: tuple[str, ...] = ()  # kinds that keep their size
     protect: tuple[str, ...] = ()  # patterns of group names that keep theirs
-    mask_lr: float = 1e-2
+    mask_lr: float | None = None  # None: see `rate`
     relaxation: str = "straight-through"
     round_to: int = 1
     minimum: Mapping[str, int] = field(default_factory=dict)
@@ -42,8 +44,12 @@ class MaskSettings:
             raise MaskError("an l1 penalty and the relaxation scale (VTP) go together; `vtp` gives such settings")
         if self.relaxation == "top-k" and self.pressure.target is None:
             raise MaskError("the relaxation top-k needs a target, as its counts follow the budget")
-        if not 0 < self.mask_lr < float("inf"):
+        if self.mask_lr is not None and not 0 < self.mask_lr < float("inf"):
             raise MaskError(f"mask_lr must be positive, but got {self.mask_lr}")
+
+    def rate(self, started: bool) -> float:
+        """The masks' learning rate; started: with a pruned model, whose order of units larger steps would scramble."""
+        return self.mask_lr or (STARTED if started else DENSE)
 
     def searching(self) -> TrainSettings:
         """The search's training settings: averaged or best weights would belong to other masks than the last ones."""

@@ -24,11 +24,6 @@ def check_start(settings: MaskSettings) -> None:
     """Raises MaskError for settings of masks that cannot begin with a pruned model."""
     if settings.pressure.target is None or settings.pressure.l1:
         raise MaskError("masks begin with a pruned model at a target; a weight of the cost, and VTP, have none")
-    if settings.sharing == "blocks":
-        raise MaskError(
-            "masks that are tied across blocks cannot begin with a plan whose blocks differ; let them begin with "
-            "the dense model (--mask-start dense), or share them otherwise"
-        )
     if settings.warmup is not None:
         raise MaskError("a warm-up is of a dense model; masks that begin with a pruned one have none")
 
@@ -61,7 +56,18 @@ class Start:
                     parameter[tuple(torch.as_tensor(p, device=parameter.device) for p in np.ix_(*places))] = source
 
     def masks_(self, gates: Gates) -> None:
-        """Opens the masks of kept units and closes the others, the nearer to the threshold the closer they ranked."""
+        """Opens the masks of kept units and closes the others, the nearer to the threshold the closer they ranked.
+
+        Raises MaskError where a mask of several groups would have to keep other units in each.
+        """
+        for v in gates.vectors:
+            other = next((n for n in v.groups if self.plan.groups[n].kept != self.plan.groups[v.groups[0]].kept), None)
+            if other is not None:
+                raise MaskError(
+                    f"masks that are tied across blocks need a plan that keeps the same units in all of them, but it "
+                    f"keeps others in {other} than in {v.groups[0]}; let them begin with the dense model, or share "
+                    "them otherwise"
+                )
         kept, rank = gates.table(self.plan) > 0.5, self._ranks(gates)
         low, high = LEAST / 2, (1 - LEAST) / 2
         importance = torch.where(kept, 0.5 + rank.clamp(low, 0.5), rank.clamp(low, high))

@@ -124,7 +124,7 @@ def train_masks(
         round_to=settings.round_to,
         minimum=dict(settings.minimum),
         relaxation=RELAXATIONS[settings.relaxation](),
-        lr=settings.mask_lr,
+        lr=settings.rate(start is not None),
         seed=settings.search.seed,
     )
     try:

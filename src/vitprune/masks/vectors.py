@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -68,12 +68,29 @@ def _tied(graph: Graph, vectors: Sequence[Vector]) -> tuple[Vector, ...]:
     """Vectors at the same place of different blocks, made one."""
     result: dict[tuple[object, ...], Vector] = {}
     for v in vectors:
-        block = graph[v.groups[0]].block
-        place = v.name if block is None else re.sub(r"\.\d+\.", ".*.", f".{v.name}", count=1)
-        key = (place, v.kind, v.lanes, v.size)
+        key = _place(graph[v.groups[0]])
         old = result.get(key)
         result[key] = v if old is None else replace(old, slices=old.slices + v.slices, groups=old.groups + v.groups)
     return tuple(result.values())
+
+
+def ties(groups: Iterable[Group]) -> tuple[tuple[str, ...], ...]:
+    """The names of the groups that share a vector where masks are tied across blocks."""
+    places: dict[tuple[object, ...], list[str]] = {}
+    for group in groups:
+        places.setdefault(_place(group), []).append(group.name)
+    return tuple(tuple(names) for names in places.values() if len(names) > 1)
+
+
+def tied(graph: Graph, together: Sequence[tuple[str, ...]]) -> Graph:
+    """The graph in which these groups keep equal sizes, too."""
+    return replace(graph, cosize=(*graph.cosize, *together))
+
+
+def _place(group: Group) -> tuple[object, ...]:
+    """The same for the same place of different blocks."""
+    name = group.name if group.block is None else re.sub(r"\.\d+\.", ".*.", f".{group.name}", count=1)
+    return name, group.kind, group.lanes, group.size
 
 
 def without(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +10,20 @@ import numpy as np
 from torch import nn
 
 from vitprune.allocate import allocate
+from vitprune.arrays import Scores
 from vitprune.errors import TargetError
 from vitprune.latency import Timing, allocate_latency
 from vitprune.masks import MaskError, MaskSettings, Start, check_start
 from vitprune.masks.check import maskable
 from vitprune.masks.gates import KINDS
+from vitprune.masks.vectors import tied, ties
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.plan import Plan
 from vitprune.progress import Progress
 from vitprune.refit import refit
 from vitprune.rotate import KINDS as ROTATED_KINDS
-from vitprune.rotate import basis_settings, ordered, rotate
+from vitprune.rotate import arrange, basis_settings, ordered, rotate
 from vitprune.score import score
 from vitprune.shrink import shrink
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -90,8 +92,11 @@ def begin(
 ) -> tuple[nn.Module, Start | None]:
     """The dense model, in another basis where that is possible, and what was cut from it and refitted.
 
-    Only groups are cut that masks of these settings decide. None in place of a cut model where scores alone cannot come
-    to the target, as they leave whole heads to the masks. Raises as `on_model`, `rotate`, `score` and `refit`.
+    Only groups are cut that masks of these settings decide. Where masks are tied across blocks, units are first put
+    into the order of their scores, so that a mask stands for units of one rank, and the mean over the blocks counts.
+
+    None in place of a cut model where scores alone cannot come to the target, as they leave whole heads to the masks.
+    Raises as `on_model`, `rotate`, `score` and `refit`.
     """
     target = settings.pressure.target
     assert target is not None  # see `check_start`
@@ -107,6 +112,13 @@ def begin(
     method = chosen_method("auto", images=True)
     scores = score(graph, source, method, seed, batches, chosen)
     scores = scores if rotated is None else ordered(scores, rotated)
+    about, within = basis_settings(rotated), graph
+    if settings.sharing == "blocks":
+        alike = ties(g for g in graph.groups if g.kind in chosen and g.name in masked)
+        loose = [name for names in alike for name in names if name not in about["rotated"]]
+        arranged = arrange(source, graph, scores, loose, next(iter(batches)))
+        source, scores, within = arranged.model, _together(arranged.scores, alike), tied(graph, alike)
+        about["arranged"] = sorted(arranged.names)
     rules: dict[str, Any] = {
         "kinds": chosen,
         "scope": chosen_scope("auto", method),
@@ -116,13 +128,19 @@ def begin(
     }
     try:
         if target.metric == "latency":
-            plan = allocate_latency(source, graph, scores, target, example, timing=timing, progress=progress, **rules)
+            plan = allocate_latency(source, within, scores, target, example, timing=timing, progress=progress, **rules)
         else:
-            plan = allocate(graph, scores, target, **rules)
+            plan = allocate(within, scores, target, **rules)
     except TargetError as error:  # the search says itself what its masks cannot reach
         progress.line(f"masks: beginning with the dense model, as scores alone do not come to the target: {error}")
         return model, None
-    plan = replace(plan, settings={**plan.settings, **basis_settings(rotated)})
+    plan = replace(plan, settings={**plan.settings, **about})
     small = shrink(source, graph, plan, example=example)
     refit(source, small, graph, plan, batches, progress=progress)
     return source, Start(plan, small, scores)
+
+
+def _together(scores: Scores, alike: Iterable[Sequence[str]]) -> Scores:
+    """The scores, where groups share a mask the mean over them."""
+    means = {name: np.mean([scores[n] for n in names], axis=0) for names in alike for name in names}
+    return {**scores, **means}

@@ -31,7 +31,7 @@ class Learned:
 
     search: TrainSettings = field(default_factory=lambda: TrainSettings(lr=1e-4))
     warmup: TrainSettings | None = None
-    mask_lr: float | None = None  # None: 1e-2 for masks, that of the weights for VTP
+    mask_lr: float | None = None  # None: see `MaskSettings`; for VTP that of the weights
     weight: float | None = None  # of the cost, instead of a target
     cost: str | None = None  # that has the weight: macs (as None), params or latency
     rate: float | None = None  # VTP: share of gates to close, instead of a target
@@ -67,7 +67,7 @@ def mask_settings(
         if target is not None and how.cost not in (None, target.metric):
             raise MaskError(f"a target names its own cost, but got {target} and the cost {how.cost}; leave one out")
         pressure, relaxation = Pressure(how.cost or "macs", how.weight, target), how.relaxation
-    usual = how.search.lr if method == "vtp" else 1e-2
+    usual = how.search.lr if method == "vtp" else None
     return MaskSettings(
         pressure,
         how.search,
@@ -126,5 +126,5 @@ def learn(
     plan = result.plan.noted(notes)
     about = {**plan.settings, "behind": dict(result.behind), "start": "dense" if start is None else "score"}
     if start is not None:
-        about |= {k: start.plan.settings[k] for k in ("rotated", "not_rotated") if k in start.plan.settings}
+        about |= {k: start.plan.settings[k] for k in ("rotated", "not_rotated", "arranged") if k in start.plan.settings}
     return replace(plan, method=method, settings=about), result.model, result.histories

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from vitprune.arrays import Floats, Scores
-from vitprune.calibrate import images_of
 from vitprune.errors import ModelError, VitpruneError
-from vitprune.models.loaded import logits
-from vitprune.modes import evaluating
 from vitprune.rotate.factor import directions
 from vitprune.rotate.moments import Sums, observe, stream_moment
 from vitprune.rotate.paths import Path, Slices, find_path
 from vitprune.rotate.residual import basis, fold, fold_problem, turn
 from vitprune.rotate.stream import Stream, find_stream
+from vitprune.rotate.work import Work
 from vitprune.trace.graph import Graph, Group
 
 KINDS = ("qk", "v", "residual")
-TOLERANCE = 1e-4  # of the outputs' size, between the rotated and the given model, in float32
-CHECKED = 32  # images of the first batch that this is looked at on
 
 
 class RotateError(VitpruneError):
@@ -69,7 +64,7 @@ def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any], kinds: Collec
     first = next(iter(given), None)
     if first is None:
         raise RotateError("rotation needs at least one batch of images, but got none")
-    work = _Work(model, first)
+    work = Work(model, first)
     ways = {g.name: _find(graph, g, work.tensors) for g in graph.groups if g.kind in kinds and g.kind in KINDS}
     left = {name: way for name, way in ways.items() if isinstance(way, str)}
     paths = [way for way in ways.values() if isinstance(way, Path)]
@@ -97,37 +92,6 @@ def rotate(model: nn.Module, graph: Graph, batches: Iterable[Any], kinds: Collec
         if work.apply(name, partial(turn, stream, q, work.tensors), left):
             energy[name] = carried.cpu().numpy()[None]
     return Rotated(work.model, energy, left, work.difference)
-
-
-class _Work:
-    """The copy that is changed step by step; a step that changes the outputs is undone."""
-
-    def __init__(self, model: nn.Module, batch: Any) -> None:
-        self.dense, self.difference = model, 0.0
-        self.images = images_of(batch, next(model.parameters()).device)[:CHECKED]
-        self.model = copy.deepcopy(model)
-        self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
-        self.tensors |= dict(self.model.named_buffers(remove_duplicate=False))
-
-    @cached_property
-    def wanted(self) -> Tensor:
-        """What the dense model gives."""
-        return _outputs(self.dense, self.images)
-
-    def apply(self, name: str, change: Callable[[], None], left: dict[str, str]) -> bool:
-        """Whether the outputs are the same after the change; if not, it is undone and the reason is put into `left`."""
-        before = {key: tensor.detach().clone() for key, tensor in self.tensors.items()}
-        change()
-        scale = self.wanted.square().mean().sqrt().clamp_min(1e-12)
-        found = float((_outputs(self.model, self.images) - self.wanted).abs().max() / scale)
-        if found <= TOLERANCE:
-            self.difference = found
-            return True
-        with torch.no_grad():
-            for key, tensor in self.tensors.items():
-                tensor.copy_(before[key])
-        left[name] = f"its units are used in another way, too: the outputs would change by {found:.0e}"
-        return False
 
 
 def _find(graph: Graph, group: Group, tensors: Mapping[str, Tensor]) -> Path | Stream | str:
@@ -196,8 +160,3 @@ def _apply(tensor: Tensor, at: Slices, matrix: Tensor) -> None:
         index, rows = _pick(tensor, at, column)
         turned = torch.einsum("ldr,ldx->lrx", matrix, rows)
         moved[index.flatten()] = turned.reshape(-1, *moved.shape[1:]).to(tensor.dtype)
-
-
-def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad(), evaluating(model):
-        return logits(model(images)).double()

@@ -13,6 +13,7 @@ from torch import nn
 from vitprune.arrays import Scores
 from vitprune.score.types import Method, ScoreInputs
 from vitprune.trace.graph import Graph
+from vitprune.trace.permute import permute_
 
 
 def check_method(
@@ -71,14 +72,7 @@ def _check_follows(method: Method, graph: Graph, model: nn.Module, seed: int, da
     for group in {g.kind: g for g in graph.groups if g.members and g.exact}.values():
         order = np.stack([rng.permutation(group.size) for _ in range(group.lanes)])
         other = copy.deepcopy(model)
-        tensors = _tensors(other)
-        with torch.no_grad():
-            for member in group.members:
-                moved = np.take_along_axis(member.index, order[:, :, None], axis=1)
-                to, source = (torch.as_tensor(i.reshape(-1)) for i in (member.index, moved))
-                tensor = tensors[member.tensor]
-                part = tensor.index_select(member.dim, source.to(tensor.device))
-                tensor.index_copy_(member.dim, to.to(tensor.device), part)
+        permute_(group, order, _tensors(other))
         got = method.compute(ScoreInputs(graph, other, seed, data))[group.name]
         want = np.take_along_axis(before[group.name], order, axis=1)
         assert np.allclose(got, want, rtol=1e-2, atol=1e-4 * np.abs(want).max()), (
