@@ -17,10 +17,10 @@ import copy
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property, partial
-from statistics import mean
 from typing import Any
 
 os.environ.setdefault("TIMM_FUSED_ATTN", "0")  # read when timm is loaded: in bf16 on a CPU a step takes 0.8 of the time
@@ -28,10 +28,11 @@ os.environ.setdefault("TIMM_FUSED_ATTN", "0")  # read when timm is loaded: in bf
 import torch
 from cells import Cells, wanted
 from one_shot import texts
-from record import mean_sd, parser, setting, table, write
+from record import parser, setting, write
 from subject import Subject, add_options
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from trained_page import CONTROL, PUBLISHED, RATES, TARGETS, UNCUT, draw, page
 
 import vitprune
 from vitprune import Target
@@ -42,21 +43,16 @@ from vitprune.masks import MaskResult, MaskSettings, Pressure, Start, train_mask
 from vitprune.masks.settings import DENSE as MASKS
 from vitprune.masks.settings import STARTED
 from vitprune.models import example
-from vitprune.pipeline.begin import begin
+from vitprune.pipeline.begin import begin, in_basis
 from vitprune.pipeline.refitted import better_weights
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, make_progress
 from vitprune.recover import TrainSettings, fit
 from vitprune.refit import refit
 
-TARGETS = ("params=0.3", "params=0.1")
-RATES = ("rate=0.2", "rate=0.4")
-PUBLISHED = "macs=0.57"  # what VTP's larger rate leaves in the paper; here that rate leaves more
-AIMS = {"params=0.3": (1.0, 0.3), "params=0.1": (4.0, 2.0)}  # anchor and aim: points lost
-VTP_AIM = (1.1, 0.3)
-CONTROL, UNCUT = "dense trained on", "none"  # way, and its target: what these images and epochs do by themselves
 SHARING = ("residual", "blocks", "independent")
 SCORED = " from scores"  # of ways: masks begin with what scores chose and a refit mended
+TURNED = " rotated"  # with the whole model in the basis whose last dims do least
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
 SETTINGS = TrainSettings(
     batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0, mixup=0.8, cutmix=1.0
@@ -88,10 +84,11 @@ class Outcome:
 def begun(subject: Subject, target: Target, seed: int, progress: Progress, sharing: Any = "residual") -> Any:
     """(rotated dense model, `Start` with the refitted model) at the target, of the kinds that masks have."""
     image = (example(subject.origin.preprocessing),)
-    return begin(
+    found = begin(
         copy.deepcopy(subject.origin.model), subject.graph, MaskSettings(Pressure(target=target), sharing=sharing),
         subject.calibration(seed), image, seed=seed, timing=Timing(), progress=progress,
     )  # fmt: skip
+    return found.model, found.start
 
 
 class Bench:
@@ -125,9 +122,11 @@ class Bench:
 
     @cached_property
     def _ways(self) -> Mapping[str, Any]:
-        found: dict[str, Any] = {f"masks {s}": partial(self._masks, sharing=s, scored=False) for s in SHARING}
+        found: dict[str, Any] = {f"masks {s}": partial(self._masks, sharing=s) for s in SHARING}
         found |= {f"masks {s}{SCORED}": partial(self._masks, sharing=s, scored=True) for s in SHARING}
-        found |= {"vtp": partial(self._vtp, closings=1), "vtp in 3 steps": partial(self._vtp, closings=3)}
+        found |= {f"masks {s}{TURNED}": partial(self._masks, sharing=s, turned=True) for s in SHARING}
+        found |= {"vtp": self._vtp, f"vtp{TURNED}": partial(self._vtp, turned=True)}
+        found["vtp in 3 steps"] = partial(self._vtp, closings=3)
         found[CONTROL] = self._control
         found |= {"random": partial(self._random, refits=False), "random and refit": partial(self._random, refits=True)}
         found |= {"one-shot and refit": self._one_shot, "small from scratch": self._scratch}
@@ -173,11 +172,13 @@ class Bench:
         fit(small, data.train, data.val, tune, teacher=teacher)
         return Outcome(small, about)
 
-    def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool) -> Outcome:
+    def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool = False, turned: bool = False) -> Outcome:
         rates = (_rate(asked), _rate(asked)) if scored else (SEARCH, MASKED)
         search, tune = self._both(seed, *rates)
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
         settings = MaskSettings(Pressure(target=target), search, finetune=None, sharing=sharing)  # type: ignore[arg-type]
+        if turned:
+            model = self._turned(settings, seed)
         if scored:
             model, start = begun(self.subject, target, seed, self.progress, sharing)
         return self._learned(model, seed, settings, tune, start)
@@ -187,12 +188,20 @@ class Bench:
         first, then = self.given.epochs
         return self._settings(seed, first, search, batch_size=STEP), self._settings(seed, then, after)
 
-    def _vtp(self, asked: str, seed: int, *, closings: int) -> Outcome:
+    def _turned(self, settings: MaskSettings, seed: int) -> nn.Module:
+        """The dense model in the basis whose last dims do least."""
+        subject = self.subject
+        return in_basis(
+            copy.deepcopy(subject.origin.model), subject.graph, settings, subject.calibration(seed), self.progress
+        ).model
+
+    def _vtp(self, asked: str, seed: int, *, closings: int = 1, turned: bool = False) -> Outcome:
         search, tune = self._both(seed, REFITTED, REFITTED)
         size: dict[str, Any] = {"rate": float(asked.removeprefix("rate="))} if asked in RATES else {}
         size = size or {"target": Target.parse(asked)}
         settings = replace(vtp(search, closings=closings, mask_lr=MASKS, **size), finetune=None)
-        return self._learned(copy.deepcopy(self.subject.origin.model), seed, settings, tune)
+        model = self._turned(settings, seed) if turned else copy.deepcopy(self.subject.origin.model)
+        return self._learned(model, seed, settings, tune)
 
     def _one_shot(self, asked: str, seed: int) -> Outcome:
         _, start = begun(self.subject, self._target(asked, seed), seed, self.progress)
@@ -285,54 +294,16 @@ def jobs(given: argparse.Namespace) -> list[tuple[str, str, int]]:
     found = []
     for seed in given.seeds:
         found += [(way, target, seed) for target in TARGETS for way in targets]
-        found += [(way, asked, seed) for asked in (*RATES, PUBLISHED) for way in ("vtp", "one-shot and refit")]
+        found += [
+            (way, asked, seed) for asked in (*RATES, PUBLISHED) for way in ("vtp", f"vtp{TURNED}", "one-shot and refit")
+        ]
     for seed in given.seeds:
         found += [("random", asked, seed) for asked in (*RATES, PUBLISHED)]
         found.append((CONTROL, UNCUT, seed))
         found += [("random and refit", target, seed) for target in TARGETS]
         found += [("vtp in 3 steps", asked, seed) for asked in RATES]
+        found += [(f"masks {s}{TURNED}", target, seed) for target in TARGETS for s in SHARING]
     return found
-
-
-def page(rows: Sequence[Row], dense: float, total: int) -> list[str]:
-    """The table of all ways, and what sharing leaves behind."""
-    listing, left, verdict = [], [], []
-    for target in (UNCUT, *TARGETS, *RATES, PUBLISHED):
-        here = [r for r in rows if r["target"] == target]
-        for way in dict.fromkeys(r["way"] for r in here):
-            mine = [r for r in here if r["way"] == way]
-            lost = [100 * (dense - r["top1"]) for r in mine]
-            before = [100 * r["before"] for r in mine if "before" in r]
-            listing.append(
-                [target, way, mean_sd(before, 2), mean_sd([100 * r["top1"] for r in mine], 2), mean_sd(lost, 2),
-                 mean_sd([100 * r["macs"] for r in mine], 1), mean_sd([100 * r["params_share"] for r in mine], 1),
-                 len(mine)]
-            )  # fmt: skip
-            if way.startswith(("masks", "vtp")):
-                verdict.append([target, way, *_held(target, mean(lost))])
-            if way.startswith("masks"):
-                masked = [100 * (r["params_share"] - r["behind"] / total) for r in mine]
-                left.append(
-                    [target, way, mean_sd(masked, 1), mean_sd([100 * r["params_share"] for r in mine], 1),
-                     mean_sd([100 * r["top1"] for r in mine], 2)]
-                )  # fmt: skip
-    return [
-        f"Dense: {100 * dense:.2f} %. Means over seeds, with the standard deviation where there are several. "
-        "Points lost, against the anchor and the aim:",
-        table(["target", "way", "lost", "anchor", "aim", "holds"], [[*v[:2], *v[2:]] for v in verdict]),
-        "All ways. Shares are of the dense model, in percent; `rate`: VTP's share of gates to close, and the others at "
-        f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone. Refitted: before the training, "
-        "or between search and fine-tuning, where there was a refit:",
-        table(["target", "way", "refitted, %", "trained, %", "points lost", "MACs", "parameters", "seeds"], listing),
-        "What masks count, and what is left after physical removal (parameters in percent of the dense model's):",
-        table(["target", "way", "not masked", "not removed", "top-1, %"], left),
-    ]
-
-
-def _held(target: str, lost: float) -> list[str]:
-    anchor, aim = AIMS.get(target, VTP_AIM)
-    holds = "aim" if lost <= aim else "anchor" if lost <= anchor else "no"
-    return [f"{lost:.2f}", f"{anchor:g}", f"{aim:g}", holds]
 
 
 def numbers(value: str) -> list[int]:
@@ -373,6 +344,7 @@ def main() -> None:
         f"{given.train_images:,} images, {given.epochs[0]} + {given.epochs[1]} epochs, batches of {given.batch} "
         f"({STEP} in searches), amp {given.amp}, the dense model as teacher, {fixed}"
     )
+    about["seed"] = ", ".join(map(str, sorted({r["seed"] for r in rows})))
     about["calibration"] = f"{subject.images} training images, drawn by the seed, for what scores decide"
     about["learning rates"] = (
         f"{REFITTED:g} ({SMALL:g} at {TARGETS[1]}) for what was scored and refitted, {REFITTED:g} for VTP; {SEARCH:g} "
@@ -383,8 +355,10 @@ def main() -> None:
     )
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned in training, and beside it"
-    total = subject.graph.cost()[1]
-    write(given.out, f"trained-{subject.label}", title, page(rows, bench.dense, total), cells.path.name, about)
+    total, name = subject.graph.cost()[1], f"trained-{subject.label}"
+    picture = f"{date.today().isoformat()}-{name}.png"
+    draw(rows, bench.dense, given.out / picture)
+    write(given.out, name, title, page(rows, bench.dense, total, picture), cells.path.name, about)
 
 
 if __name__ == "__main__":

@@ -393,10 +393,13 @@ def test_masks_and_vtp(command, image_folder, monkeypatch):
         (("--method", "vtp", "--mask-weight", "1"), "no weight of the cost"),
         (("--method", "masks", "--sharing", "all"), "--sharing must be one of residual"),
         (("--method", "masks", "--target", "macs=0.5", "--mask-cost", "params"), "a target names its own cost"),
-        (("--method", "masks", "--mask-start", "here"), "must be one of auto, score, dense, but got 'here'"),
+        (("--method", "masks", "--mask-start", "here"), "must be one of auto, score, rotated, dense, but got 'here'"),
         (("--method", "masks", "--mask-start", "score", "--mask-weight", "1"), "begin with a pruned model at a target"),
-        (("--method", "masks", "--mask-start", "score", "--calibration", "0"), "scores need calibration images"),
-        (("--method", "masks", "--mask-start", "score", "--sharing", "blocks"), "tied across blocks"),
+        (
+            ("--method", "masks", "--mask-start", "score", "--calibration", "0"),
+            "scores and rotation need",
+        ),
+        (("--method", "vtp", "--rate", "0.2", "--mask-start", "rotated", "--calibration", "0"), "and rotation need"),
         (("--method", "vtp", "--rate", "0.4", "--mask-cost", "params"), "vtp has no cost in its loss"),
         (("--method", "masks", "--mask-weight", "1", "--mask-cost", "flops"), "must be one of macs, params, latency"),
     ):

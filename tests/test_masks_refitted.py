@@ -15,13 +15,16 @@ import vitprune
 from vitprune.allocate import Target
 from vitprune.data import open_data
 from vitprune.evaluate import accuracy
+from vitprune.masks import train_masks
 from vitprune.models import example
-from vitprune.pipeline import prune_run
+from vitprune.pipeline import learned, prune_run
+from vitprune.pipeline.begin import begin_once
 from vitprune.pipeline.learned import Learned
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.refitted import better_weights
 from vitprune.pipeline.setup import DataSettings
+from vitprune.pipeline.stages import WorkFolder
 from vitprune.progress import Silent
 from vitprune.recover import TrainSettings
 
@@ -122,3 +125,61 @@ def test_when_dense_weights_are_refitted(settings: PruneSettings, refits: bool, 
     """Where masks begin with trained weights, and there are images; elsewhere none are opened for it."""
     found = settings.without_scores()
     assert (found.refit, found.calibration) == (refits, images)
+
+
+ROTATED = replace(DENSE, kinds=("mlp", "qk", "v", "residual"), learned=replace(DENSE.learned, start="rotated"))
+
+
+def test_the_whole_model_can_be_rotated_first(tmp_path: Path, monkeypatch: Any) -> None:
+    """Masks begin with the dense function in another basis, all units open; what is refitted is of that basis, too."""
+    seen: dict[str, Any] = {}
+
+    def spied(model: Any, *rest: Any, **more: Any) -> Any:
+        seen["model"], seen["start"] = copy.deepcopy(model), more["start"]
+        return train_masks(model, *rest, **more)
+
+    monkeypatch.setattr(learned, "train_masks", spied)
+    found = run_prune(SPEC, DATA, ROTATED, None, tmp_path / "out", device="cpu")
+    assert seen["start"] is None
+    assert found.plan.settings["start"] == "rotated" and "residual" in found.plan.settings["rotated"]
+    origin = vitprune.load_model(SPEC)
+    image = torch.randn(4, *example(origin.preprocessing).shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(seen["model"].eval()(image), origin.model(image), atol=1e-3, rtol=1e-3)
+    assert not torch.equal(seen["model"].head.weight, origin.model.head.weight)
+    rows = {row.name: row for row in found.rows}
+    assert rows["refitted"].top1 > 0.8 and rows["refitted"].top1 > rows["pruned"].top1
+    test = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit).test
+    assert test is not None
+    assert accuracy(vitprune.load(tmp_path / "out"), test).top1 == rows["refitted"].top1
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        (replace(DENSE, learned=replace(DENSE.learned, start="auto")), "score"),
+        (replace(DENSE, target=None, learned=Learned(SHORT, weight=1.0)), "rotated"),
+        (replace(DENSE, method="vtp", target=None, learned=Learned(SHORT, rate=0.4)), "rotated"),
+        (replace(DENSE, method="vtp", target=None, learned=Learned(SHORT, rate=0.4, start="dense")), "dense"),
+        (replace(DENSE, learned=replace(DENSE.learned, start="auto", warmup=SHORT)), "dense"),
+        (replace(DENSE, calibration=0, learned=replace(DENSE.learned, start="auto")), "dense"),
+    ],
+)
+def test_what_masks_begin_with(settings: PruneSettings, start: str) -> None:
+    """Scores at a target, a rotated model without one, the dense model before a warm-up and without images."""
+    assert settings.without_scores().learned.start == start
+
+
+def test_a_run_goes_on_with_the_basis_that_it_began_in(tmp_path: Path) -> None:
+    """What was left in the work folder is read again, not made anew."""
+    origin = vitprune.load_model(SPEC)
+    graph, work = vitprune.trace(origin), WorkFolder.open(tmp_path / "out", {})
+    images = list(open_data(DATA.spec, origin.preprocessing, limit=64, calibration=32).calibration or [])
+    settings, image = ROTATED.mask_settings(), (example(origin.preprocessing),)
+    about: dict[str, Any] = {"seed": 0, "timing": ROTATED.timing, "progress": Silent()}
+    first = begin_once(work, "rotated", copy.deepcopy(origin.model), graph, settings, images, image, **about)
+    again = begin_once(work, "rotated", copy.deepcopy(origin.model), graph, settings, [], image, **about)
+    assert first.start is None and again.start is None and again.basis == first.basis
+    after = again.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in first.model.state_dict().items())
+    assert not torch.equal(after["head.weight"], origin.model.head.weight)

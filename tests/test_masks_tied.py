@@ -35,12 +35,12 @@ def blocks_of(plan: Plan, place: str) -> list[Any]:
 def begun(settings: MaskSettings = BLOCKS) -> tuple[Any, Start]:
     case = CASES[TINY]
     ready = traced(case)
-    source, start = begin(
+    found = begin(
         copy.deepcopy(ready.model), ready.graph, settings, [images for images, _ in pictures()], case.example(2),
         seed=0, timing=Timing(), progress=Silent(),
     )  # fmt: skip
-    assert start is not None
-    return source, start
+    assert found.start is not None
+    return found.model, found.start
 
 
 @pytest.mark.parametrize("asked", ["macs=0.45", "macs=0.5", "params=0.45", "params=0.55"])

@@ -106,7 +106,7 @@ def prune(
     mask_start: Annotated[
         str,
         typer.Option(
-            help="masks: begin with the dense model, or with what score, rotation and refit make of it (target only)."
+            help="masks, vtp: begin with the model as it is (dense), rotated, or cut by scores and refitted (score)."
         ),
     ] = "auto",
     relaxation: Annotated[str, typer.Option(help="masks: straight-through, hard-concrete or top-k.")] = (

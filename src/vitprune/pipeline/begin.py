@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,54 +29,83 @@ from vitprune.shrink import shrink
 from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace.graph import Graph
 
-BASIS = "basis.safetensors"  # of the work folder: the dense model's weights that the first plan was cut from
-STARTS = ("auto", "score", "dense")
+BASIS = "basis.safetensors"  # of the work folder: the dense model's weights, in the basis that masks began in
+STARTS = ("auto", "score", "rotated", "dense")
 SCORED = tuple(kind for kind in KINDS if kind != "heads")  # whole heads are left to the masks
 
 
-def chosen_start(name: str, settings: MaskSettings, images: int) -> str:
-    """ "score" or "dense"; "auto" is "score" where masks can begin so.
+@dataclass(frozen=True, slots=True, eq=False)
+class Begun:
+    """What masks are trained on."""
 
-    images: how many there are to calibrate with. Raises MaskError for an unknown name, and where "score" cannot be.
+    model: nn.Module  # the dense model, in another basis where that is possible
+    start: Start | None  # what scores chose of it; None: all of it
+    basis: Mapping[str, Any]  # for the plan: see `basis_settings`
+
+
+def chosen_start(name: str, settings: MaskSettings, images: int) -> str:
+    """ "score", "rotated" or "dense"; "auto" is the first of these that masks can begin with.
+
+    images: how many there are to calibrate with. Raises MaskError for an unknown name, and where what is named cannot
+    be.
     """
     if name not in STARTS:
         raise MaskError(f"what masks begin with must be one of {', '.join(STARTS)}, but got {name!r}")
-    if name == "dense":
-        return name
-    try:
-        check_start(settings)
-        if images < 1:
-            raise MaskError("scores need calibration images, but got none; give --calibration 512 or so")
-    except MaskError:
-        if name == "auto":
-            return "dense"
-        raise
-    return "score"
+    if name == "dense" or (name == "auto" and (images < 1 or settings.warmup is not None)):
+        return "dense"
+    if images < 1:
+        raise MaskError("scores and rotation need calibration images, but got none; give --calibration 512 or so")
+    if name != "rotated":
+        try:
+            check_start(settings)
+        except MaskError:
+            if name != "auto":
+                raise
+            return "rotated"
+        return "score"
+    return name
 
 
 def begin_once(
-    work: WorkFolder, model: nn.Module, graph: Graph, *rest: Any, **more: Any
-) -> tuple[nn.Module, Start | None]:
+    work: WorkFolder, name: str, model: nn.Module, graph: Graph, settings: MaskSettings, *rest: Any, **more: Any
+) -> Begun:
     """As `begin`, which it calls, for `model`, whose place and weights it takes; what is in the work folder stays.
 
-    `BASIS` is left there, too, if masks do not begin with the dense model.
+    name: of `chosen_start`, not "dense". `BASIS` is left there, too.
     """
     path, done = work.path / "start.safetensors", work.result("mask-start")
     if done is None:
-        source, start = begin(model, graph, *rest, **more)
-        done = {}
-        if start is not None:
-            save_tensors(work.path / BASIS, source, {})
-            start.weights_(source, graph)
-            save_tensors(path, source, {})
+        if name == "score":
+            begun = begin(model, graph, settings, *rest, **more)
+        else:
+            begun = in_basis(model, graph, settings, rest[0], more["progress"])
+        save_tensors(work.path / BASIS, begun.model, {})
+        done = {"basis": dict(begun.basis)}
+        if (start := begun.start) is not None:
+            start.weights_(begun.model, graph)
+            save_tensors(path, begun.model, {})
             scores = {name: values.tolist() for name, values in start.scores.items()}
-            done = {"plan": start.plan.to_json(), "scores": scores}
+            done |= {"plan": start.plan.to_json(), "scores": scores}
         work.finish("mask-start", done)
-    if not done:
-        return model, None
+    if "plan" not in done:
+        load_tensors_(work.path / BASIS, model)
+        return Begun(model, None, done["basis"])
     load_tensors_(path, model)
     scores = {name: np.asarray(values) for name, values in done["scores"].items()}
-    return model, Start(Plan.from_json(done["plan"]), None, scores)
+    return Begun(model, Start(Plan.from_json(done["plan"]), None, scores), done["basis"])
+
+
+def in_basis(
+    model: nn.Module, graph: Graph, settings: MaskSettings, batches: Iterable[Any], progress: Progress
+) -> Begun:
+    """The whole model, in the basis whose last dims do least where masks decide of them. Raises as `rotate`."""
+    masked = maskable(model, graph, settings)
+    turned = tuple(k for k in ROTATED_KINDS if any(g.kind == k and g.name in masked for g in graph.groups))
+    if not turned:
+        return Begun(model, None, basis_settings(None))
+    progress.line("masks: rotating what can be rotated")
+    rotated = rotate(model, graph, batches, turned)
+    return Begun(rotated.model, None, basis_settings(rotated))
 
 
 def begin(
@@ -89,14 +118,14 @@ def begin(
     seed: int,
     timing: Timing,
     progress: Progress,
-) -> tuple[nn.Module, Start | None]:
+) -> Begun:
     """The dense model, in another basis where that is possible, and what was cut from it and refitted.
 
     Only groups are cut that masks of these settings decide. Where masks are tied across blocks, units are first put
     into the order of their scores, so that a mask stands for units of one rank, and the mean over the blocks counts.
 
-    None in place of a cut model where scores alone cannot come to the target, as they leave whole heads to the masks.
-    Raises as `on_model`, `rotate`, `score` and `refit`.
+    Nothing is cut where scores alone cannot come to the target, as they leave whole heads to the masks. Raises as
+    `on_model`, `rotate`, `score` and `refit`.
     """
     target = settings.pressure.target
     assert target is not None  # see `check_start`
@@ -104,7 +133,7 @@ def begin(
     chosen = tuple(k for k in SCORED if any(g.kind == k and g.name in masked for g in graph.groups))
     if not chosen:
         progress.line("masks: nothing that scores decide; beginning with the dense model")
-        return model, None
+        return Begun(model, None, basis_settings(None))
     turned = tuple(k for k in chosen if k in ROTATED_KINDS)
     progress.line("masks: a first model by scores")
     rotated = rotate(model, graph, batches, turned) if turned else None
@@ -132,12 +161,12 @@ def begin(
         else:
             plan = allocate(within, scores, target, **rules)
     except TargetError as error:  # the search says itself what its masks cannot reach
-        progress.line(f"masks: beginning with the dense model, as scores alone do not come to the target: {error}")
-        return model, None
+        progress.line(f"masks: beginning with the whole model, as scores alone do not come to the target: {error}")
+        return Begun(source, None, about)
     plan = replace(plan, settings={**plan.settings, **about})
     small = shrink(source, graph, plan, example=example)
     refit(source, small, graph, plan, batches, progress=progress)
-    return source, Start(plan, small, scores)
+    return Begun(source, Start(plan, small, scores), about)
 
 
 def _together(scores: Scores, alike: Iterable[Sequence[str]]) -> Scores:

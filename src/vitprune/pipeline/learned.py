@@ -13,10 +13,11 @@ from vitprune.allocate.target import Target
 from vitprune.data import Data
 from vitprune.errors import listed
 from vitprune.latency import Timing
-from vitprune.masks import MaskError, MaskSettings, Pressure, Start, train_masks
+from vitprune.masks import MaskError, MaskSettings, Pressure, train_masks
 from vitprune.masks.vectors import Sharing
 from vitprune.masks.vtp import KINDS as VTP_KINDS
 from vitprune.masks.vtp import L1
+from vitprune.pipeline.begin import Begun
 from vitprune.plan import Plan
 from vitprune.progress import Progress
 from vitprune.recover import History, TrainSettings, Upkeep
@@ -36,7 +37,7 @@ class Learned:
     cost: str | None = None  # that has the weight: macs (as None), params or latency
     rate: float | None = None  # VTP: share of gates to close, instead of a target
     l1: float = L1
-    start: str = "auto"  # masks: of `pipeline.begin.STARTS`
+    start: str = "auto"  # of `pipeline.begin.STARTS`
     closings: int = 1  # VTP: thresholds, see `Pressure`
     sharing: Sharing = "residual"
     freeze: tuple[str, ...] = ()
@@ -85,7 +86,7 @@ def mask_settings(
 
 
 def learn(
-    model: nn.Module,
+    begun: Begun,
     teacher: nn.Module | None,
     graph: Graph,
     data: Data,
@@ -97,12 +98,11 @@ def learn(
     folder: Path,
     upkeep: Upkeep | None,
     timing: Timing,
-    start: Start | None,
     progress: Progress,
 ) -> tuple[Plan, nn.Module, Mapping[str, History]]:
-    """The plan that masks end with, the shrunk model, and how the phases went; `model` is trained, and changed."""
+    """The plan that masks end with, the shrunk model, and how the phases went; the model of `begun` is changed."""
     result = train_masks(
-        model,
+        begun.model,
         graph,
         data.train,
         data.val,
@@ -110,7 +110,7 @@ def learn(
         example=example,
         device=device,
         teacher=teacher,
-        start=start,
+        start=begun.start,
         checkpoint_dir=folder,
         upkeep=upkeep,
         timing=timing,
@@ -124,7 +124,7 @@ def learn(
             "cannot be removed, as other layers use the same channels"
         )
     plan = result.plan.noted(notes)
-    about = {**plan.settings, "behind": dict(result.behind), "start": "dense" if start is None else "score"}
-    if start is not None:
-        about |= {k: start.plan.settings[k] for k in ("rotated", "not_rotated", "arranged") if k in start.plan.settings}
+    whole = "rotated" if begun.basis["rotated"] else "dense"
+    about = {**plan.settings, **begun.basis, "start": whole if begun.start is None else "score"}
+    about["behind"] = dict(result.behind)
     return replace(plan, method=method, settings=about), result.model, result.histories

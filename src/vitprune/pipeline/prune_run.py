@@ -16,8 +16,7 @@ from vitprune.allocate.target import COUNTED
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
-from vitprune.masks import Start
-from vitprune.pipeline.begin import BASIS, begin_once
+from vitprune.pipeline.begin import BASIS, Begun, begin_once
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.learned import METHODS, learn
 from vitprune.pipeline.measure import Measured, answered, measured, measured_split, say, with_latency
@@ -35,7 +34,7 @@ from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.refit import refit
 from vitprune.report import Answers, Row
 from vitprune.rotate import KINDS as ROTATED_KINDS
-from vitprune.rotate import Rotated, rotate
+from vitprune.rotate import Rotated, basis_settings, rotate
 from vitprune.shrink import shrink
 from vitprune.store.read import PLAN
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -185,9 +184,9 @@ class _Run:
     def learn(self, upkeep: Upkeep | None) -> None:
         """Trains masks, where that is the method and was not done yet."""
         if self.work.result("pruned-weights") is None:
-            trained, start = self._first()
+            begun = self._first()
             plan, model, histories = learn(
-                trained,
+                begun,
                 self.opened.model if self.distill else None,
                 self.graph,
                 self.data,
@@ -198,22 +197,22 @@ class _Run:
                 folder=self.work.path / "masks",
                 upkeep=upkeep,
                 timing=self.settings.timing,
-                start=start,
                 progress=self.progress,
             )
             if self.team.main:  # the others read what it leaves
                 self.learned = plan, model
                 self.work.finish(SEARCHED, {name: history.to_json() for name, history in histories.items()})
 
-    def _first(self) -> tuple[nn.Module, Start | None]:
-        """What masks are trained with, a copy: the dense model, or what the main process makes of it by scores."""
+    def _first(self) -> Begun:
+        """What masks are trained with, a copy: the dense model, or what the main process makes of it."""
         chosen, copied = self.settings, copy.deepcopy(self.opened.model)
-        if chosen.learned.start != "score":
-            return copied, None
+        if chosen.learned.start == "dense":
+            return Begun(copied, None, basis_settings(None))
         assert self.data.calibration is not None  # see `without_scores`
         with self.team.main_first():
             return begin_once(
                 self.work,
+                chosen.learned.start,
                 copied,
                 self.graph,
                 chosen.mask_settings(),

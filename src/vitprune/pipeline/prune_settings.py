@@ -59,7 +59,7 @@ class PruneSettings:
         settings = self.mask_settings()
         start = chosen_start(self.learned.start, settings, self.calibration)
         refits = self.refit and self.calibration > 0 and settings.warmup is None
-        images = self.calibration if start == "score" or refits else 0
+        images = self.calibration if start != "dense" or refits else 0
         return replace(self, rotate=False, refit=refits, calibration=images, learned=replace(self.learned, start=start))
 
     def mask_settings(self) -> MaskSettings:
