@@ -338,6 +338,8 @@ def main() -> None:
         r for r in cells
         if subject.owns(r) and r["way"] != "dense" and all(r.get(k) == v for k, v in kept.items())
     ]  # fmt: skip
+    order = list(dict.fromkeys(way for way, _, _ in jobs(given)))
+    rows.sort(key=lambda r: order.index(r["way"]))
     about = setting(given.threads, given.seed) | subject.describe(bench.dense)
     fixed = {k: v for k, v in SETTINGS.to_json().items() if k not in ("epochs", "lr", "seed", "amp", "batch_size")}
     about["training"] = (

@@ -67,7 +67,8 @@ def page(rows: Sequence[Row], dense: float, total: int, picture: str) -> list[st
 
 def _held(target: str, lost: float) -> list[str]:
     anchor, aim = AIMS.get(target, VTP_AIM)
-    holds = "aim" if lost <= aim else "anchor" if lost <= anchor else "no"
+    found = round(lost, 2)  # as it is shown
+    holds = "aim" if found <= aim else "anchor" if found <= anchor else "no"
     return [f"{lost:.2f}", f"{anchor:g}", f"{aim:g}", holds]
 
 

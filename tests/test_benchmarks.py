@@ -13,6 +13,7 @@ import fine_tuned
 import headline
 import one_shot_page
 import peer
+import trained_page
 from cells import Cells, wanted
 
 
@@ -178,3 +179,29 @@ def test_the_peer_hits_the_macs_and_runs(scope, structure):
     assert cut.model(x).shape == (4, 5)
     width = cut.model.dinov2.encoder.layer[0].mlp.fc2.out_features
     assert (width == 24) == (structure == "inner")
+
+
+def test_pages_of_trained_models_give_means_and_verdicts(tmp_path):
+    """Points lost against anchor and aim, what masks leave behind, and a picture with every way that was measured."""
+
+    def cell(way, target, seed, top1, **more):
+        shares = {"macs": 0.3, "params_share": 0.3}
+        return {"way": way, "target": target, "seed": seed, "top1": top1, **shares, **more}
+
+    rows = [
+        cell("masks residual", "params=0.3", seed, top1, behind=0, before=0.5) for seed, top1 in ((0, 0.91), (1, 0.93))
+    ]
+    rows += [cell("masks independent", "params=0.3", 0, 0.85, behind=100), cell("vtp", "rate=0.4", 0, 0.9175, behind=0)]
+    rows.append(cell("small from scratch", "params=0.3", 0, 0.70, width=48, time=1.02))
+    text = "\n".join(trained_page.page(rows, 0.93, 1000, "picture.png"))
+    assert "| params=0.3 | masks residual | 1.00 | 1 | 0.3 | anchor | 2 |" in text
+    assert "| params=0.3 | masks independent | 8.00 | 1 | 0.3 | no | 1 |" in text
+    assert "| rate=0.4 | vtp | 1.25 | 1.1 | 0.3 | no | 1 |" in text
+    assert (
+        "| params=0.3 | masks residual | 50.00 ± 0.00 | 92.00 ± 1.41 | 1.00 ± 1.41 | 30.0 ± 0.0 | 30.0 ± 0.0 | 2 |"
+        in text
+    )
+    assert "| params=0.3 | masks independent | 20.0 | 30.0 | 85.00 |" in text
+    assert "48 at params=0.3 (seed 0, 1.02 of the time)" in text
+    trained_page.draw(rows, 0.93, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
