@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from vitprune.plan import Plan
 from vitprune.progress import Progress
 from vitprune.refit import refit
 from vitprune.rotate import KINDS as ROTATED_KINDS
-from vitprune.rotate import arrange, basis_settings, ordered, rotate
+from vitprune.rotate import Rotated, arrange, basis_settings, ordered, rotate
 from vitprune.score import score
 from vitprune.shrink import shrink
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -99,13 +99,15 @@ def in_basis(
     model: nn.Module, graph: Graph, settings: MaskSettings, batches: Iterable[Any], progress: Progress
 ) -> Begun:
     """The whole model, in the basis whose last dims do least where masks decide of them. Raises as `rotate`."""
-    masked = maskable(model, graph, settings)
-    turned = tuple(k for k in ROTATED_KINDS if any(g.kind == k and g.name in masked for g in graph.groups))
-    if not turned:
-        return Begun(model, None, basis_settings(None))
     progress.line("masks: rotating what can be rotated")
-    rotated = rotate(model, graph, batches, turned)
-    return Begun(rotated.model, None, basis_settings(rotated))
+    rotated = _rotated(model, graph, maskable(model, graph, settings), batches)
+    return Begun(model if rotated is None else rotated.model, None, basis_settings(rotated))
+
+
+def _rotated(model: nn.Module, graph: Graph, masked: Collection[str], batches: Iterable[Any]) -> Rotated | None:
+    """`rotate` of the kinds that masks decide of, if there are any."""
+    turned = tuple(k for k in ROTATED_KINDS if any(g.kind == k and g.name in masked for g in graph.groups))
+    return rotate(model, graph, batches, turned) if turned else None
 
 
 def begin(
@@ -134,9 +136,8 @@ def begin(
     if not chosen:
         progress.line("masks: nothing that scores decide; beginning with the dense model")
         return Begun(model, None, basis_settings(None))
-    turned = tuple(k for k in chosen if k in ROTATED_KINDS)
     progress.line("masks: a first model by scores")
-    rotated = rotate(model, graph, batches, turned) if turned else None
+    rotated = _rotated(model, graph, masked, batches)
     source = model if rotated is None else rotated.model
     method = chosen_method("auto", images=True)
     scores = score(graph, source, method, seed, batches, chosen)
