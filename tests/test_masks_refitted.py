@@ -17,7 +17,7 @@ from vitprune.data import open_data
 from vitprune.evaluate import accuracy
 from vitprune.masks import train_masks
 from vitprune.models import example
-from vitprune.pipeline import learned, prune_run
+from vitprune.pipeline import begin, learned, prune_run
 from vitprune.pipeline.begin import begin_once
 from vitprune.pipeline.learned import Learned
 from vitprune.pipeline.prune_run import run_prune
@@ -27,6 +27,7 @@ from vitprune.pipeline.setup import DataSettings
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.progress import Silent
 from vitprune.recover import TrainSettings
+from vitprune.rotate import RotateError
 
 SPEC, DATA, HALF = "shipped:fmnist-vit", DataSettings("fashion-mnist-sample", limit=160), Target("macs", 0.5)
 SHORT = TrainSettings(epochs=1, batch_size=16, lr=1e-4, warmup_epochs=0.0)
@@ -183,3 +184,21 @@ def test_a_run_goes_on_with_the_basis_that_it_began_in(tmp_path: Path) -> None:
     after = again.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in first.model.state_dict().items())
     assert not torch.equal(after["head.weight"], origin.model.head.weight)
+
+
+def test_a_model_that_cannot_be_rotated_is_taken_as_it_is(monkeypatch: Any) -> None:
+    """The reason is said; a search that would do without scores does without a rotation, too."""
+    lines: list[str] = []
+
+    class Listening(Silent):
+        def line(self, text: str) -> None:
+            lines.append(text)
+
+    def refuses(*_: Any) -> Any:
+        raise RotateError("the model cannot be run operator by operator")
+
+    monkeypatch.setattr(begin, "rotate", refuses)
+    origin = vitprune.load_model(SPEC)
+    found = begin.in_basis(origin.model, vitprune.trace(origin), ROTATED.mask_settings(), [], Listening())
+    assert found.model is origin.model and found.start is None and found.basis["rotated"] == []
+    assert any("as it is: the model cannot be run operator by operator" in line for line in lines)

@@ -23,7 +23,7 @@ from vitprune.plan import Plan
 from vitprune.progress import Progress
 from vitprune.refit import refit
 from vitprune.rotate import KINDS as ROTATED_KINDS
-from vitprune.rotate import Rotated, arrange, basis_settings, ordered, rotate
+from vitprune.rotate import Rotated, RotateError, arrange, basis_settings, ordered, rotate
 from vitprune.score import score
 from vitprune.shrink import shrink
 from vitprune.store.tensors import load_tensors_, save_tensors
@@ -98,9 +98,16 @@ def begin_once(
 def in_basis(
     model: nn.Module, graph: Graph, settings: MaskSettings, batches: Iterable[Any], progress: Progress
 ) -> Begun:
-    """The whole model, in the basis whose last dims do least where masks decide of them. Raises as `rotate`."""
+    """The whole model, in the basis whose last dims do least where masks decide of them.
+
+    As it is, said in a line, where it cannot be rotated. Raises CalibrationError for activations that are not finite.
+    """
     progress.line("masks: rotating what can be rotated")
-    rotated = _rotated(model, graph, maskable(model, graph, settings), batches)
+    try:
+        rotated = _rotated(model, graph, maskable(model, graph, settings), batches)
+    except RotateError as error:
+        progress.line(f"masks: beginning with the dense model as it is: {error}")
+        rotated = None
     return Begun(model if rotated is None else rotated.model, None, basis_settings(rotated))
 
 
