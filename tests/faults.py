@@ -55,8 +55,8 @@ def search(out: Path) -> None:
     run_search(SPEC, DATA, settings, None, out, device="cpu")
 
 
-def save(out: Path) -> None:
-    """One folder, replaced over and over by one of two models."""
+def two_models() -> tuple[Any, list[tuple[Any, Any]]]:
+    """The model they are cut from, and two smaller ones with their plans."""
     origin = vitprune.load_model(SPEC)
     graph = vitprune.trace(origin)
     scores = vitprune.score(graph, origin)
@@ -64,6 +64,12 @@ def save(out: Path) -> None:
     for share in (0.5, 0.8):
         plan = vitprune.allocate(graph, scores, f"macs={share}")
         made.append((vitprune.shrink(origin, graph, plan), plan))
+    return origin, made
+
+
+def save(out: Path) -> None:
+    """One folder, replaced over and over by one of two models."""
+    origin, made = two_models()
     (out.parent / f"{out.name}.begun").touch()
     for turn in range(SAVES):
         small, plan = made[turn % 2]
@@ -71,6 +77,14 @@ def save(out: Path) -> None:
 
 
 RUNS: dict[str, Callable[[Path], None]] = {"prune": prune, "masks": masks, "search": search, "save": save}
+
+
+def known(folder: Path) -> list[str]:
+    """Digests of the two models."""
+    origin, made = two_models()
+    for number, (small, plan) in enumerate(made):
+        vitprune.save(folder / str(number), small, plan, origin)
+    return models(folder)
 
 
 def child(work: Callable[[], Any], log: Path) -> int:
@@ -164,8 +178,9 @@ def main(kind: str, seeds: int, folder: Path) -> None:
     ended(pid, folder / "straight.log")
     seconds = time.monotonic() - begun
     wanted = told(lambda: models(straight), folder)
+    either = told(lambda: known(folder / "known"), folder) if kind == "save" else []
     rows = [kill(kind, seed, seconds, folder) for seed in range(seeds)]
-    print(json.dumps({"seconds": seconds, "wanted": wanted, "rows": rows}))
+    print(json.dumps({"seconds": seconds, "wanted": wanted, "known": either, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def test_twenty_that_are_killed(kind: str, tmp_path: Path) -> None:
 def test_there_is_always_a_whole_model_where_one_is_replaced(seeds: int, tmp_path: Path) -> None:
     told = killed("save", seeds, tmp_path)
     assert 2 * [row["killed"] for row in told["rows"]].count(True) >= seeds  # the last ones may have ended before
-    assert {d for row in told["rows"] for d in row["open"]} >= set(told["wanted"])
+    either = set(told["known"])
+    assert len(either) == 2 and len(told["wanted"]) == 1 and set(told["wanted"]) < either
     for row in told["rows"]:
+        assert set(row["all"].values()) <= either, row  # one of the two as a whole, wherever something loads
         assert len(row["open"]) == 1 or not row["all"], row  # none only before the first one was there
         assert row["after"] == told["wanted"] and row["beside"] == ["out", "out.begun"], row
