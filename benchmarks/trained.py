@@ -197,9 +197,8 @@ class Bench:
 
     def _vtp(self, asked: str, seed: int, *, closings: int = 1, turned: bool = False) -> Outcome:
         search, tune = self._both(seed, REFITTED, REFITTED)
-        size: dict[str, Any] = {"rate": float(asked.removeprefix("rate="))} if asked in RATES else {}
-        size = size or {"target": Target.parse(asked)}
-        settings = replace(vtp(search, closings=closings, mask_lr=MASKS, **size), finetune=None)
+        rate, target = (float(asked.removeprefix("rate=")), None) if asked in RATES else (None, Target.parse(asked))
+        settings = replace(vtp(search, rate=rate, target=target, closings=closings, mask_lr=MASKS), finetune=None)
         model = self._turned(settings, seed) if turned else copy.deepcopy(self.subject.origin.model)
         return self._learned(model, seed, settings, tune)
 

@@ -58,16 +58,24 @@ def chosen_start(name: str, settings: MaskSettings, images: int) -> str:
     if name != "rotated":
         try:
             check_start(settings)
+            return "score"
         except MaskError:
             if name != "auto":
                 raise
-            return "rotated"
-        return "score"
-    return name
+    return "rotated"
 
 
 def begin_once(
-    work: WorkFolder, name: str, model: nn.Module, graph: Graph, settings: MaskSettings, *rest: Any, **more: Any
+    work: WorkFolder,
+    name: str,
+    model: nn.Module,
+    graph: Graph,
+    settings: MaskSettings,
+    batches: Iterable[Any],
+    example: tuple[Any, ...],
+    *,
+    progress: Progress,
+    **more: Any,
 ) -> Begun:
     """As `begin`, which it calls, for `model`, whose place and weights it takes; what is in the work folder stays.
 
@@ -76,9 +84,9 @@ def begin_once(
     path, done = work.path / "start.safetensors", work.result("mask-start")
     if done is None:
         if name == "score":
-            begun = begin(model, graph, settings, *rest, **more)
+            begun = begin(model, graph, settings, batches, example, progress=progress, **more)
         else:
-            begun = in_basis(model, graph, settings, rest[0], more["progress"])
+            begun = in_basis(model, graph, settings, batches, progress)
         save_tensors(work.path / BASIS, begun.model, {})
         done = {"basis": dict(begun.basis)}
         if (start := begun.start) is not None:
