@@ -2,8 +2,8 @@
 
     python benchmarks/trained.py                                     # the shipped Fashion-MNIST ViT, three seeds
     python benchmarks/trained.py --only target=params=0.1 --seeds 0  # some of it
-    python benchmarks/trained.py --model hf:/tmp/dinov2-98 --label dinov2-98 --images 256 --test-images 1000 \
-        --train-images 2000 --val-images 500 --no-scratch
+    python benchmarks/trained.py --model hf:/tmp/dinov2-98 --label dinov2-98 --images 1024 --test-images 1000 \
+        --train-images 2000 --val-images 500 --lr-scale 0.2 --no-scratch
 
 Every way sees the same images for the same number of epochs, with the dense model as teacher: masks and VTP spend the
 first part of them on the search, the others all of them on training what they were cut to. Cells are stored as they are
@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import cached_property, partial
 from typing import Any
@@ -57,20 +57,29 @@ KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have the
 SETTINGS = TrainSettings(
     batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0, mixup=0.8, cutmix=1.0
 )  # fmt: skip
-REFITTED, SMALL, SEARCH, MASKED, AFTER = 2e-4, 5e-4, 3e-4, 5e-4, 1e-3  # learning rates
 STEP = 16  # images of a step of the search: masks that close within an epoch need steps more than images in each
 SCRATCH = {"optimizer": "muon", "lr": 2e-2}  # as the shipped ViT was trained
-RECIPE = {
-    "refitted": REFITTED,
-    "search": SEARCH,
-    "masked": MASKED,
-    "after": AFTER,
-    "masks": MASKS,
-    "scratch": SCRATCH["lr"],
-    "step": STEP,
-}
-RECIPE |= {name: getattr(SETTINGS, name) for name in ("distill_weight", "label_smoothing", "mixup", "cutmix")}
+FIXED: dict[str, Any] = {"masks": MASKS, "scratch": SCRATCH["lr"], "step": STEP}
+FIXED |= {name: getattr(SETTINGS, name) for name in ("distill_weight", "label_smoothing", "mixup", "cutmix")}
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Learning rates, as chosen for the shipped ViT."""
+
+    refitted: float = 2e-4  # of what scores chose and a refit mended, and of VTP
+    search: float = 3e-4  # under masks from the dense model
+    masked: float = 5e-4  # after them, and after random pruning with a refit
+    after: float = 1e-3  # after random pruning without
+
+    def scaled(self, by: float) -> Rates:
+        """All of them times a factor: pre-trained models and few images want smaller steps."""
+        return Rates(**{name: float(f"{by * lr:g}") for name, lr in asdict(self).items()})
+
+    def started(self, asked: str) -> float:
+        """The rate for what scores chose and a refit mended: larger at the smaller target."""
+        return 2.5 * self.refitted if asked == TARGETS[1] else self.refitted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +105,8 @@ class Bench:
 
     def __init__(self, subject: Subject, cells: Cells, given: argparse.Namespace) -> None:
         self.subject, self.cells, self.given = subject, cells, given
+        self.rates = Rates().scaled(given.lr_scale)
+        self.recipe = asdict(self.rates) | FIXED
         self.progress = make_progress()
         self._held: dict[tuple[str, int], Any] = {}
         dense = {**subject.settings, "way": "dense"}
@@ -107,7 +118,7 @@ class Bench:
         """One cell; asked: a target, or rate=R."""
         given = self.given
         settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
-        settings |= {"recipe": RECIPE, "way": way, "target": asked, "seed": seed, "amp": given.amp}
+        settings |= {"recipe": self.recipe, "way": way, "target": asked, "seed": seed, "amp": given.amp}
         settings |= {} if given.val_images is None else {"val_images": given.val_images}
         settings |= {"mask_lr": STARTED} if way.endswith(SCORED) else {}
         if settings in self.cells or not wanted(given.only, settings):
@@ -173,7 +184,8 @@ class Bench:
         return Outcome(small, about)
 
     def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool = False, turned: bool = False) -> Outcome:
-        rates = (_rate(asked), _rate(asked)) if scored else (SEARCH, MASKED)
+        own = self.rates
+        rates = (own.started(asked), own.started(asked)) if scored else (own.search, own.masked)
         search, tune = self._both(seed, *rates)
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
         settings = MaskSettings(Pressure(target=target), search, finetune=None, sharing=sharing)  # type: ignore[arg-type]
@@ -196,7 +208,7 @@ class Bench:
         ).model
 
     def _vtp(self, asked: str, seed: int, *, closings: int = 1, turned: bool = False) -> Outcome:
-        search, tune = self._both(seed, REFITTED, REFITTED)
+        search, tune = self._both(seed, self.rates.refitted, self.rates.refitted)
         rate, target = (float(asked.removeprefix("rate=")), None) if asked in RATES else (None, Target.parse(asked))
         settings = replace(vtp(search, rate=rate, target=target, closings=closings, mask_lr=MASKS), finetune=None)
         model = self._turned(settings, seed) if turned else copy.deepcopy(self.subject.origin.model)
@@ -205,11 +217,11 @@ class Bench:
     def _one_shot(self, asked: str, seed: int) -> Outcome:
         _, start = begun(self.subject, self._target(asked, seed), seed, self.progress)
         before = self.subject.top1(start.model)
-        model = self._fit(start.model, seed, _rate(asked))
+        model = self._fit(start.model, seed, self.rates.started(asked))
         return Outcome(model, _about(start.plan) | {"before": before})
 
     def _control(self, _asked: str, seed: int) -> Outcome:
-        model = self._fit(copy.deepcopy(self.subject.origin.model), seed, REFITTED)
+        model = self._fit(copy.deepcopy(self.subject.origin.model), seed, self.rates.refitted)
         return Outcome(model, {"macs": 1.0, "params": 1.0})
 
     def _random(self, asked: str, seed: int, *, refits: bool) -> Outcome:
@@ -221,7 +233,7 @@ class Bench:
         if refits:
             refit(subject.origin.model, small, subject.graph, plan, subject.calibration(seed))
             about["before"] = subject.top1(small)
-        return Outcome(self._fit(small, seed, MASKED if refits else AFTER), _about(plan) | about)
+        return Outcome(self._fit(small, seed, self.rates.masked if refits else self.rates.after), _about(plan) | about)
 
     def _target(self, asked: str, seed: int) -> Target:
         """The target itself; for a rate the MACs that VTP came to with it."""
@@ -234,7 +246,7 @@ class Bench:
 
     def _same(self, row: Row, way: str, asked: str, seed: int) -> bool:
         mine = {"way": way, "target": asked, "seed": seed, "epochs": self.given.epochs}
-        mine |= {"train_images": self.given.train_images, "recipe": RECIPE}
+        mine |= {"train_images": self.given.train_images, "recipe": self.recipe}
         return self.subject.owns(row) and all(row.get(k) == v for k, v in mine.items())
 
     def _scratch(self, asked: str, seed: int) -> Outcome:
@@ -263,11 +275,6 @@ class Bench:
         whole = identity(self.subject.graph)
         kept = {name: ((tuple(range(n)),) * whole.groups[name].lanes) for name, n in sizes.items()}
         return replace(whole, groups={**whole.groups, **{n: replace(whole.groups[n], kept=k) for n, k in kept.items()}})
-
-
-def _rate(asked: str) -> float:
-    """The learning rate for what scores chose and a refit mended."""
-    return SMALL if asked == TARGETS[1] else REFITTED
 
 
 def _vit(dense: VisionTransformer, width: int) -> VisionTransformer:
@@ -321,6 +328,7 @@ def main() -> None:
     options.add_argument("--val-images", type=int, help="by which epochs are chosen (default: all, here 6,000)")
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--amp", default="bf16")
+    options.add_argument("--lr-scale", type=float, default=1.0, help="of the learning rates of weights")
     options.add_argument("--no-scratch", action="store_true", help="no small models from scratch")
     options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
     options.add_argument("--page-only", action="store_true", help="train nothing")
@@ -332,7 +340,8 @@ def main() -> None:
     if not given.page_only:
         for way, target, seed in jobs(given):
             bench.run(way, target, seed)
-    kept = {name: getattr(given, name) for name in ("val_images", "train_images", "epochs", "amp")} | {"recipe": RECIPE}
+    kept = {name: getattr(given, name) for name in ("val_images", "train_images", "epochs", "amp")}
+    kept |= {"recipe": bench.recipe}
     rows = [
         r for r in cells
         if subject.owns(r) and r["way"] != "dense" and all(r.get(k) == v for k, v in kept.items())
@@ -347,13 +356,14 @@ def main() -> None:
     )
     about["seed"] = ", ".join(map(str, sorted({r["seed"] for r in rows})))
     about["calibration"] = f"{subject.images} training images, drawn by the seed, for what scores decide"
+    own, chosen = bench.rates, "by trials on validation images, those of masks from the dense model with a look at "
+    chosen += "4,000 test images"
     about["learning rates"] = (
-        f"{REFITTED:g} ({SMALL:g} at {TARGETS[1]}) for what was scored and refitted, {REFITTED:g} for VTP; {SEARCH:g} "
-        f"under masks from the dense model, {MASKED:g} after them and after random pruning with a refit, {AFTER:g} "
-        f"without; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from scratch; {MASKS:g} of masks "
-        f"({STARTED:g} where they begin with scores): by trials on validation images, those of masks "
-        "from the dense model with a look at 4,000 test images"
-    )
+        f"{own.refitted:g} ({own.started(TARGETS[1]):g} at {TARGETS[1]}) for what was scored and refitted, "
+        f"{own.refitted:g} for VTP; {own.search:g} under masks from the dense model, {own.masked:g} after them and "
+        f"after random pruning with a refit, {own.after:g} without; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from "
+        f"scratch; {MASKS:g} of masks ({STARTED:g} where they begin with scores): "
+    ) + (chosen if given.lr_scale == 1 else f"the weights' those of the shipped ViT times {given.lr_scale:g}")
     about["command"] = about["command"].replace(" --page-only", "")
     title = f"{subject.label}: pruned in training, and beside it"
     total, name = subject.graph.cost()[1], f"trained-{subject.label}"
