@@ -19,7 +19,8 @@ from cells import Cells, wanted
 from one_shot import texts
 from record import mean_sd, parser, setting, table, write
 from subject import Subject, add_options
-from trained import begun, numbers
+from trained import numbers
+from trained_ways import begun
 
 from vitprune import Target
 from vitprune.data import AugmentSettings, open_data

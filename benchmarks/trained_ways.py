@@ -1,0 +1,277 @@
+"""Every way of the study of trained models: masks, VTP, one-shot, random, from scratch, each trained and measured."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from cells import Cells, wanted
+from subject import Subject
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from trained_page import CONTROL, RATES, TARGETS
+
+import vitprune
+from vitprune import Target
+from vitprune.data import AugmentSettings, Data, open_data
+from vitprune.evaluate import latency
+from vitprune.latency import Timing
+from vitprune.masks import MaskResult, MaskSettings, Pressure, Start, train_masks, vtp
+from vitprune.masks.settings import DENSE as MASKS
+from vitprune.masks.settings import STARTED
+from vitprune.models import example
+from vitprune.pipeline.begin import begin, in_basis
+from vitprune.pipeline.refitted import better_weights
+from vitprune.plan import Plan, identity
+from vitprune.progress import Progress, make_progress
+from vitprune.recover import TrainSettings, fit
+from vitprune.refit import refit
+
+SHARING = ("residual", "blocks", "independent")
+SCORED = " from scores"  # of ways: masks begin with what scores chose and a refit mended
+TURNED = " rotated"  # with the whole model in the basis whose last dims do least
+KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
+SETTINGS = TrainSettings(
+    batch_size=64, warmup_epochs=0.25, crop_padding=1, distill_weight=1.0, label_smoothing=0.0, mixup=0.8, cutmix=1.0
+)  # fmt: skip
+STEP = 16  # images of a step of the search: masks that close within an epoch need steps more than images in each
+SCRATCH = {"optimizer": "muon", "lr": 2e-2}  # as the shipped ViT was trained
+FIXED: dict[str, Any] = {"masks": MASKS, "scratch": SCRATCH["lr"], "step": STEP}
+FIXED |= {name: getattr(SETTINGS, name) for name in ("distill_weight", "label_smoothing", "mixup", "cutmix")}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Learning rates, as chosen for the shipped ViT."""
+
+    refitted: float = 2e-4  # of what scores chose and a refit mended, and of VTP
+    search: float = 3e-4  # under masks from the dense model
+    masked: float = 5e-4  # after them, and after random pruning with a refit
+    after: float = 1e-3  # after random pruning without
+
+    def scaled(self, by: float) -> Rates:
+        """All of them times a factor: pre-trained models and few images want smaller steps."""
+        return Rates(**{name: float(f"{by * lr:g}") for name, lr in asdict(self).items()})
+
+    def started(self, asked: str) -> float:
+        """The rate for what scores chose and a refit mended: larger at the smaller target."""
+        return 2.5 * self.refitted if asked == TARGETS[1] else self.refitted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A trained model, and what is known of it beside its accuracy."""
+
+    model: nn.Module
+    about: Row
+
+
+def begun(subject: Subject, target: Target, seed: int, progress: Progress, sharing: Any = "residual") -> Any:
+    """(rotated dense model, `Start` with the refitted model) at the target, of the kinds that masks have."""
+    image = (example(subject.origin.preprocessing),)
+    found = begin(
+        copy.deepcopy(subject.origin.model), subject.graph, MaskSettings(Pressure(target=target), sharing=sharing),
+        subject.calibration(seed), image, seed=seed, timing=Timing(), progress=progress,
+    )  # fmt: skip
+    return found.model, found.start
+
+
+class Bench:
+    """Trains what is not stored yet."""
+
+    def __init__(self, subject: Subject, cells: Cells, given: argparse.Namespace) -> None:
+        self.subject, self.cells, self.given = subject, cells, given
+        self.rates = Rates().scaled(given.lr_scale)
+        self.recipe = asdict(self.rates) | FIXED
+        self.progress = make_progress()
+        self._held: dict[tuple[str, int], Any] = {}
+        dense = {**subject.settings, "way": "dense"}
+        if dense not in cells and not given.page_only:
+            cells.put(dense, {"top1": subject.top1(subject.origin.model)})
+        self.dense = float((cells.get(dense) or {"top1": math.nan})["top1"])
+
+    def run(self, way: str, asked: str, seed: int) -> None:
+        """One cell; asked: a target, or rate=R."""
+        given = self.given
+        settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
+        settings |= {"recipe": self.recipe, "way": way, "target": asked, "seed": seed, "amp": given.amp}
+        settings |= {} if given.val_images is None else {"val_images": given.val_images}
+        settings |= {"mask_lr": STARTED} if way.endswith(SCORED) else {}
+        if settings in self.cells or not wanted(given.only, settings):
+            return
+        torch.manual_seed(seed)
+        began = time.monotonic()
+        found = self._ways[way](asked, seed)
+        values = {**found.about, "seconds": time.monotonic() - began, "top1": self.subject.top1(found.model)}
+        values["params_share"] = sum(p.numel() for p in found.model.parameters()) / self.subject.graph.cost()[1]
+        self.cells.put(settings, values)
+        self.progress.line(f"{way} {asked} {seed}: {100 * values['top1']:.2f} % at {values['macs']:.3f} of the MACs")
+
+    @cached_property
+    def _ways(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = {f"masks {s}": partial(self._masks, sharing=s) for s in SHARING}
+        found |= {f"masks {s}{SCORED}": partial(self._masks, sharing=s, scored=True) for s in SHARING}
+        found |= {f"masks {s}{TURNED}": partial(self._masks, sharing=s, turned=True) for s in SHARING}
+        found |= {"vtp": self._vtp, f"vtp{TURNED}": partial(self._vtp, turned=True)}
+        found["vtp in 3 steps"] = partial(self._vtp, closings=3)
+        found[CONTROL] = self._control
+        found |= {"random": partial(self._random, refits=False), "random and refit": partial(self._random, refits=True)}
+        found |= {"one-shot and refit": self._one_shot, "small from scratch": self._scratch}
+        return found
+
+    def _settings(self, seed: int, epochs: int, lr: float, **more: Any) -> TrainSettings:
+        given: dict[str, Any] = {"amp": self.given.amp, "batch_size": self.given.batch} | more
+        return replace(SETTINGS, seed=seed, epochs=epochs, lr=lr, **given)
+
+    def _data(self, how: TrainSettings) -> Data:
+        key = ("data", how.seed, how.batch_size)
+        if key not in self._held:
+            common: dict[str, Any] = {"seed": how.seed, "batch_size": how.batch_size}
+            place, preprocessing = self.subject.data, self.subject.origin.preprocessing
+            augment = AugmentSettings.from_json(how.to_json())
+            train = open_data(place, preprocessing, augment=augment, limit=self.given.train_images, **common)
+            some = open_data(place, preprocessing, limit=self.given.val_images, **common)
+            self._held[key] = replace(train, val=some.val)
+        return self._held[key]
+
+    def _fit(self, model: nn.Module, seed: int, lr: float, **more: Any) -> nn.Module:
+        how = self._settings(seed, sum(self.given.epochs), lr, **more)
+        data = self._data(how)
+        fit(model, data.train, data.val, how, teacher=self.subject.origin.model)
+        return model
+
+    def _learned(
+        self, model: nn.Module, seed: int, settings: MaskSettings, tune: TrainSettings, start: Start | None = None
+    ) -> Outcome:
+        """What masks chose may go on with the dense weights, refitted, as `vitprune prune` does it."""
+        subject, data, image = self.subject, self._data(tune), (example(self.subject.origin.preprocessing),)
+        teacher, basis = subject.origin.model, copy.deepcopy(model)
+        result: MaskResult = train_masks(
+            model, subject.graph, self._data(settings.search).train, data.val, settings, example=image, teacher=teacher,
+            start=start,
+        )  # fmt: skip
+        about = _about(result.plan) | {"behind": sum(result.behind.values()), "searched": subject.top1(result.model)}
+        small, notes = better_weights(
+            result.model, basis, subject.graph, result.plan, subject.calibration(seed), data.val,
+            example=image, progress=self.progress,
+        )  # fmt: skip
+        about |= {"before": subject.top1(small), "notes": notes}
+        fit(small, data.train, data.val, tune, teacher=teacher)
+        return Outcome(small, about)
+
+    def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool = False, turned: bool = False) -> Outcome:
+        own = self.rates
+        rates = (own.started(asked), own.started(asked)) if scored else (own.search, own.masked)
+        search, tune = self._both(seed, *rates)
+        target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
+        settings = MaskSettings(Pressure(target=target), search, finetune=None, sharing=sharing)  # type: ignore[arg-type]
+        if turned:
+            model = self._turned(settings, seed)
+        if scored:
+            model, start = begun(self.subject, target, seed, self.progress, sharing)
+        return self._learned(model, seed, settings, tune, start)
+
+    def _both(self, seed: int, search: float, after: float) -> tuple[TrainSettings, TrainSettings]:
+        """Settings of the search and of the training after it, at their learning rates."""
+        first, then = self.given.epochs
+        return self._settings(seed, first, search, batch_size=STEP), self._settings(seed, then, after)
+
+    def _turned(self, settings: MaskSettings, seed: int) -> nn.Module:
+        """The dense model in the basis whose last dims do least."""
+        subject = self.subject
+        return in_basis(
+            copy.deepcopy(subject.origin.model), subject.graph, settings, subject.calibration(seed), self.progress
+        ).model
+
+    def _vtp(self, asked: str, seed: int, *, closings: int = 1, turned: bool = False) -> Outcome:
+        search, tune = self._both(seed, self.rates.refitted, self.rates.refitted)
+        rate, target = (float(asked.removeprefix("rate=")), None) if asked in RATES else (None, Target.parse(asked))
+        settings = replace(vtp(search, rate=rate, target=target, closings=closings, mask_lr=MASKS), finetune=None)
+        model = self._turned(settings, seed) if turned else copy.deepcopy(self.subject.origin.model)
+        return self._learned(model, seed, settings, tune)
+
+    def _one_shot(self, asked: str, seed: int) -> Outcome:
+        _, start = begun(self.subject, self._target(asked, seed), seed, self.progress)
+        before = self.subject.top1(start.model)
+        model = self._fit(start.model, seed, self.rates.started(asked))
+        return Outcome(model, _about(start.plan) | {"before": before})
+
+    def _control(self, _asked: str, seed: int) -> Outcome:
+        model = self._fit(copy.deepcopy(self.subject.origin.model), seed, self.rates.refitted)
+        return Outcome(model, {"macs": 1.0, "params": 1.0})
+
+    def _random(self, asked: str, seed: int, *, refits: bool) -> Outcome:
+        subject, about = self.subject, dict[str, Any]()
+        scores = vitprune.score(subject.graph, subject.origin, "random", seed, kinds=KINDS)
+        target = self._target(asked, seed)
+        plan = vitprune.allocate(subject.graph, scores, target, scope="local", kinds=KINDS, round_to=1)
+        small = vitprune.shrink(subject.origin, subject.graph, plan)
+        if refits:
+            refit(subject.origin.model, small, subject.graph, plan, subject.calibration(seed))
+            about["before"] = subject.top1(small)
+        return Outcome(self._fit(small, seed, self.rates.masked if refits else self.rates.after), _about(plan) | about)
+
+    def _target(self, asked: str, seed: int) -> Target:
+        """The target itself; for a rate the MACs that VTP came to with it."""
+        if asked not in RATES:
+            return Target.parse(asked)
+        row = next((r for r in self.cells if self._same(r, "vtp", asked, seed)), None)
+        if row is None:
+            raise SystemExit(f"vtp at {asked} with seed {seed} must be measured first")
+        return Target("macs", float(f"{row['macs']:.4f}"))
+
+    def _same(self, row: Row, way: str, asked: str, seed: int) -> bool:
+        mine = {"way": way, "target": asked, "seed": seed, "epochs": self.given.epochs}
+        mine |= {"train_images": self.given.train_images, "recipe": self.recipe}
+        return self.subject.owns(row) and all(row.get(k) == v for k, v in mine.items())
+
+    def _scratch(self, asked: str, seed: int) -> Outcome:
+        """A ViT of the same depth, patches and ratio of widths, as wide as the time of the one-shot model permits."""
+        dense = self.subject.origin.model
+        assert isinstance(dense, VisionTransformer), "small models are made of timm's vision transformers only"
+        row = next((r for r in self.cells if self._same(r, "one-shot and refit", asked, seed)), None)
+        if row is None:
+            raise SystemExit(f"one-shot and refit at {asked} with seed {seed} must be measured first")
+        models: dict[str, nn.Module] = {
+            "pruned": vitprune.shrink(self.subject.origin, self.subject.graph, self._plan(row["sizes"]))
+        }
+        models |= {str(width): _vit(dense, width) for width in range(8, dense.embed_dim + 1, 4)}
+        image = example(self.subject.origin.preprocessing)
+        rows = latency(models, image, batch_sizes=(32,), threads=self.given.threads)
+        times = {row.name: row.median_ms for row in rows}
+        goal = times.pop("pruned")
+        width = min(times, key=lambda name: abs(math.log(times[name] / goal)))
+        small = models[width]
+        macs, _ = vitprune.trace(small, image).cost()
+        about = {"macs": macs / self.subject.graph.cost()[0], "width": int(width), "time": times[width] / goal}
+        return Outcome(self._fit(small, seed, **SCRATCH), about)
+
+    def _plan(self, sizes: Mapping[str, int]) -> Plan:
+        """A plan that keeps the first units of every group, so many as are named."""
+        whole = identity(self.subject.graph)
+        kept = {name: ((tuple(range(n)),) * whole.groups[name].lanes) for name, n in sizes.items()}
+        return replace(whole, groups={**whole.groups, **{n: replace(whole.groups[n], kept=k) for n, k in kept.items()}})
+
+
+def _vit(dense: VisionTransformer, width: int) -> VisionTransformer:
+    size, patch = dense.patch_embed.img_size, dense.patch_embed.patch_size
+    heads = dense.blocks[0].attn.num_heads
+    while width % heads:
+        heads //= 2
+    return VisionTransformer(
+        img_size=size, patch_size=patch, in_chans=dense.patch_embed.proj.in_channels, num_classes=dense.num_classes,
+        embed_dim=width, depth=len(dense.blocks), num_heads=heads,
+    )  # fmt: skip
+
+
+def _about(plan: Plan) -> Row:
+    about = {name: plan.obtained[name]["ratio"] for name in ("macs", "params")}
+    return about | {"sizes": {name: g.kept_size for name, g in plan.groups.items() if g.kind != "block"}}
