@@ -28,7 +28,8 @@ from vitprune.masks.settings import DENSE as MASKS
 from vitprune.masks.settings import STARTED
 from vitprune.models import example
 from vitprune.pipeline.begin import begin, in_basis
-from vitprune.pipeline.refitted import better_weights
+from vitprune.pipeline.refitted import MASKS as MASKS_CHOSE
+from vitprune.pipeline.refitted import better_model
 from vitprune.plan import Plan, identity
 from vitprune.progress import Progress, make_progress
 from vitprune.recover import TrainSettings, fit
@@ -36,6 +37,7 @@ from vitprune.refit import refit
 
 SHARING = ("residual", "blocks", "independent")
 SCORED = " from scores"  # of ways: masks begin with what scores chose and a refit mended
+BEGUN = "by value, and kept where it is better"  # of those: how far masks are from the threshold, and what may go on
 TURNED = " rotated"  # with the whole model in the basis whose last dims do least
 KINDS = ("mlp", "qk", "v", "residual")  # of one-shot pruning: as masks have them, but for whole heads
 SETTINGS = TrainSettings(
@@ -104,7 +106,7 @@ class Bench:
         settings = {**self.subject.settings, "train_images": given.train_images, "epochs": given.epochs}
         settings |= {"recipe": self.recipe, "way": way, "target": asked, "seed": seed, "amp": given.amp}
         settings |= {} if given.val_images is None else {"val_images": given.val_images}
-        settings |= {"mask_lr": STARTED} if way.endswith(SCORED) else {}
+        settings |= {"mask_lr": STARTED, "start": BEGUN} if way.endswith(SCORED) else {}
         if settings in self.cells or not wanted(given.only, settings):
             return
         torch.manual_seed(seed)
@@ -158,12 +160,15 @@ class Bench:
             model, subject.graph, self._data(settings.search).train, data.val, settings, example=image, teacher=teacher,
             start=start,
         )  # fmt: skip
-        about = _about(result.plan) | {"behind": sum(result.behind.values()), "searched": subject.top1(result.model)}
-        small, notes = better_weights(
+        kept = better_model(
             result.model, basis, subject.graph, result.plan, subject.calibration(seed), data.val,
+            start=None if start is None or start.model is None else (start.plan, start.model),
             example=image, progress=self.progress,
         )  # fmt: skip
-        about |= {"before": subject.top1(small), "notes": notes}
+        small, settled = kept.model, kept.plan.settings
+        about = _about(kept.plan) | {"units": settled["units"], "weights": settled["weights"], "notes": [kept.said]}
+        about["behind"] = sum(result.behind.values()) if settled["units"] == MASKS_CHOSE else 0
+        about |= {"searched": subject.top1(result.model), "before": subject.top1(small)}
         fit(small, data.train, data.val, tune, teacher=teacher)
         return Outcome(small, about)
 

@@ -17,12 +17,12 @@ from vitprune.data import open_data
 from vitprune.evaluate import accuracy
 from vitprune.masks import train_masks
 from vitprune.models import example
-from vitprune.pipeline import begin, learned, prune_run
+from vitprune.pipeline import begin, learned, prune_run, refitted
 from vitprune.pipeline.begin import begin_once
 from vitprune.pipeline.learned import Learned
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
-from vitprune.pipeline.refitted import better_weights
+from vitprune.pipeline.refitted import better_model
 from vitprune.pipeline.setup import DataSettings
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.progress import Silent
@@ -54,9 +54,9 @@ def test_masks_that_begin_with_scores_are_refitted_in_their_basis(tmp_path: Path
 
     def spied(trained: Any, dense: Any, *rest: Any, **more: Any) -> Any:
         seen["dense"] = copy.deepcopy(dense)
-        return better_weights(trained, dense, *rest, **more)
+        return better_model(trained, dense, *rest, **more)
 
-    monkeypatch.setattr(prune_run, "better_weights", spied)
+    monkeypatch.setattr(prune_run, "better_model", spied)
     settings = replace(DENSE, learned=replace(DENSE.learned, start="score"), kinds=("mlp", "qk", "v", "residual"))
     found = run_prune(SPEC, DATA, settings, None, tmp_path / "out", device="cpu")
     assert found.plan.settings["start"] == "score" and "residual" in found.plan.settings["rotated"]
@@ -67,7 +67,30 @@ def test_masks_that_begin_with_scores_are_refitted_in_their_basis(tmp_path: Path
     assert not torch.equal(dense.head.weight, origin.model.head.weight)
     rows = {row.name: row for row in found.rows}
     assert ("refitted" in rows) == (found.plan.settings["weights"] == "refitted")
+    assert found.plan.settings["units"] in ("masks", "scores")
     assert max(row.top1 for row in rows.values() if row.name != "dense") > 0.8
+
+
+def test_a_run_goes_on_with_what_scores_chose_where_the_search_was_worse(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its sizes and weights are saved and measured, and what a run says that goes on is the same."""
+
+    def worse(begun: Any, *rest: Any, **more: Any) -> Any:
+        plan, model, histories = learned.learn(begun, *rest, **more)
+        return plan, random_small(model), histories
+
+    monkeypatch.setattr(prune_run, "learn", worse)
+    monkeypatch.setattr(refitted, "refit", lambda dense, small, *rest, **more: scramble_(small))
+    settings = replace(DENSE, learned=replace(DENSE.learned, start="score"), kinds=("mlp", "qk", "v", "residual"))
+    found = run_prune(SPEC, DATA, settings, None, tmp_path / "out", device="cpu")
+    assert found.plan.settings["units"] == "scores"
+    rows = {row.name: row for row in found.rows}
+    assert rows["refitted"].macs == found.plan.obtained["macs"]["value"] and rows["refitted"].top1 > 0.8
+    origin = vitprune.load_model(SPEC)
+    test = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit).test
+    assert test is not None
+    small = vitprune.load(tmp_path / "out")
+    assert accuracy(small, test).top1 == rows["refitted"].top1
+    assert vitprune.trace(small, (example(origin.preprocessing),)).cost()[0] == rows["refitted"].macs
 
 
 def test_without_refit_the_trained_weights_go_on(tmp_path: Path) -> None:
@@ -91,22 +114,53 @@ def test_the_trained_weights_stay_where_they_are_better() -> None:
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (trained, random)]
     assert data.calibration is not None
     args = (graph, plan, data.calibration, data.val)
-    kept, notes = better_weights(trained, random, *args, example=image, progress=Silent())
-    assert kept is trained and "the trained ones are kept" in notes[-1]
+    kept = better_model(trained, random, *args, example=image, progress=Silent())
+    assert kept.model is trained and "the trained ones are kept" in kept.said
+    assert (kept.plan.settings["weights"], kept.plan.settings["units"]) == ("trained", "masks")
     for model, was in zip((trained, random), before, strict=True):
         assert all(torch.equal(v, was[k]) for k, v in model.state_dict().items())
-    fitted, notes = better_weights(random_small(trained), origin.model, *args, example=image, progress=Silent())
-    assert "the refitted ones are kept" in notes[-1]
-    assert accuracy(fitted, data.val).top1 > 0.8
+    kept = better_model(random_small(trained), origin.model, *args, example=image, progress=Silent())
+    assert "the refitted ones are kept" in kept.said and kept.plan.settings["weights"] == "refitted"
+    assert accuracy(kept.model, data.val).top1 > 0.8 and kept.plan.groups == plan.groups
+
+
+def test_a_search_that_found_nothing_better_leaves_what_it_began_with() -> None:
+    """The plan becomes the start's, with the search's settings; one that is worse, or the same, does not."""
+    origin = vitprune.load_model(SPEC)
+    graph, image = vitprune.trace(origin), (example(origin.preprocessing),)
+    data = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit, calibration=96)
+    scores = vitprune.score(graph, origin)
+    plan = vitprune.allocate(graph, {name: -values for name, values in scores.items()}, "macs=0.5", scope="local")
+    plan = replace(plan, settings={**plan.settings, "sharing": "residual", "behind": {"head.weight": 3}})
+    first = vitprune.allocate(graph, scores, "macs=0.8")
+    good, bad = vitprune.shrink(origin, graph, first), vitprune.shrink(origin, graph, plan)
+    assert data.calibration is not None
+    args = (random_small(bad), random_small(origin.model), graph, plan, data.calibration, data.val)
+    more: dict[str, Any] = {"example": image, "progress": Silent()}
+    kept = better_model(*args, start=(first, good), **more)
+    assert kept.model is good and kept.said.endswith("before the search: these are kept")
+    assert (kept.plan.groups, kept.plan.obtained) == (first.groups, first.obtained)
+    found = kept.plan.settings
+    assert [found[k] for k in ("units", "weights", "behind", "sharing")] == ["scores", "refitted", {}, "residual"]
+    assert kept.said in found["notes"]
+    for start in ((first, random_small(good)), (plan, good)):
+        kept = better_model(*args, start=start, **more)
+        assert kept.plan.groups == plan.groups
+        assert (kept.plan.settings["units"], kept.plan.settings["behind"]) == ("masks", {"head.weight": 3})
 
 
 def random_small(model: torch.nn.Module) -> torch.nn.Module:
     """The same sizes, with weights that know nothing."""
     small = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in small.parameters():
-            parameter.normal_(std=0.02)
+    scramble_(small)
     return small
+
+
+def scramble_(model: torch.nn.Module) -> None:
+    """Gives it weights that know nothing."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,50 @@ def test_masks_that_begin_with_a_plan_take_smaller_steps(
     assert tuple(seen) == rates
 
 
+def begun_masks(start: Start, model: Any, graph: Any) -> dict[str, Any]:
+    """Group name -> (lanes, size) masks of all kinds, whole heads too, that begin so; their plan is the start's."""
+    gates = on_model(copy.deepcopy(model), graph, (*KINDS, "heads"))
+    start.masks_(gates)
+    assert gates.plan().groups == start.plan.groups
+    found = gates.scores()
+    gates.close()
+    return found
+
+
+def test_masks_begin_as_far_from_the_threshold_as_their_values_from_the_border() -> None:
+    """A group that lost nothing is near it only where its scores per parameter are near those of what was lost."""
+    model, graph, start, _ = begun()
+    heads = [g.name for g in graph.groups if g.kind == "heads"]
+    scored = begun_masks(start, model, graph)
+    assert heads and all(name in start.scores for name in heads)
+    other = {name: values * 8 for name, values in start.scores.items()}
+    scaled = begun_masks(replace(start, scores=other), model, graph)
+    assert all(abs(scaled[name] - theta).max() < 1e-6 for name, theta in scored.items())
+    for factor, expected in ((1e9, 1.0), (1e-9, 0.525)):
+        other = {name: values * (factor if name in heads else 1) for name, values in start.scores.items()}
+        found = begun_masks(replace(start, scores=other), model, graph)
+        assert all(abs(found[name] - expected).max() < 1e-6 for name in heads)
+        assert all((found[name] == theta).all() for name, theta in scored.items() if name not in heads)
+    unknown = {name: values for name, values in start.scores.items() if name not in heads}
+    found = begun_masks(replace(start, scores=unknown), model, graph)
+    assert all((found[name] == 1).all() for name in heads)
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_masks_begin_with_any_scope(scope: Any) -> None:
+    """The border is each group's own where values of two groups do not compare by cost."""
+    model, graph, start, _ = begun()
+    plan = vitprune.allocate(graph, start.scores, TARGET, scope=scope, kinds=KINDS, round_to=1)
+    found = begun_masks(Start(plan, None, start.scores), model, graph)
+    for name, group in plan.groups.items():
+        theta = torch.as_tensor(found[name])
+        kept = torch.zeros_like(theta, dtype=torch.bool)
+        for lane, units in enumerate(group.kept):
+            kept[lane, list(units)] = True
+        if not kept.all():
+            assert float(theta[kept].min()) < 0.7 and float(theta[~kept].max()) > 0.3, name
+
+
 def test_gates_say_what_a_plan_keeps() -> None:
     """One number per unit, in the order of the masks."""
     _, graph, start, _ = begun()

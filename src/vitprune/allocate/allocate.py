@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ from vitprune.allocate.widths import Minimum, check_minimum, least, permitted_si
 from vitprune.arrays import Ints, Scores
 from vitprune.errors import TargetError
 from vitprune.plan import GroupPlan, Plan, keep_all
-from vitprune.trace.graph import KINDS, Graph
+from vitprune.trace.graph import KINDS, Graph, Group
 
 Scope = Literal["isomorphic", "global", "local", "per-cost"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -250,30 +250,38 @@ def _left_out(
 def _clusters(
     graph: Graph, left_out: Mapping[str, str], round_to: int, minimum: Minimum
 ) -> tuple[list[Cluster], list[str]]:
-    together = {g.name: {g.name} for g in graph.groups if g.name not in left_out}
+    inside = [g.name for g in graph.groups if g.name not in left_out]
     notes: list[str] = []
     for names in graph.cosize:
-        free = [n for n in names if n in together]
+        free = [n for n in names if n in inside]
         if free and len(free) < len(names):
-            missing = next(n for n in names if n not in together)
+            missing = next(n for n in names if n not in inside)
             notes.append(f"{', '.join(free)}: may differ in size from {missing}, which keeps its size")
-        if free:
-            union = set().union(*(together[n] for n in free))
-            for name in union:
-                together[name] = union
     clusters: list[Cluster] = []
-    done: set[str] = set()
-    for group in graph.groups:
-        if group.name not in together or group.name in done:
-            continue
-        members = tuple(g for g in graph.groups if g.name in together[group.name])
-        assert len({g.size for g in members}) == 1, [g.name for g in members]
-        done |= together[group.name]
-        sizes = permitted_sizes(group, round_to, least(group, minimum))
+    for members in together(graph, inside):
+        sizes = permitted_sizes(members[0], round_to, least(members[0], minimum))
         for other in members[1:]:
             sizes = np.intersect1d(sizes, permitted_sizes(other, round_to, least(other, minimum)))
         clusters.append(Cluster(members, sizes))
     return clusters, notes
+
+
+def together(graph: Graph, names: Collection[str]) -> list[tuple[Group, ...]]:
+    """The named groups, those that keep equal sizes in one tuple; in the graph's order."""
+    sets = {name: {name} for name in names}
+    for equal in graph.cosize:
+        union = set[str]().union(*(sets[n] for n in equal if n in sets))
+        for name in union:
+            sets[name] = union
+    found: list[tuple[Group, ...]] = []
+    done: set[str] = set()
+    for group in graph.groups:
+        if group.name in sets and group.name not in done:
+            members = tuple(g for g in graph.groups if g.name in sets[group.name])
+            assert len({g.size for g in members}) == 1, [g.name for g in members]
+            done |= sets[group.name]
+            found.append(members)
+    return found
 
 
 def _units(clusters: Sequence[Cluster]) -> Callable[[Ints], float]:

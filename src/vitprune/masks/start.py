@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitprune.arrays import Scores
+from vitprune.allocate import Target
+from vitprune.allocate.allocate import together, unit_costs
+from vitprune.allocate.ranking import Cluster, cluster_loss, slot_scores
+from vitprune.arrays import Floats, Scores
 from vitprune.masks.errors import MaskError
 from vitprune.masks.gates import Gates
 from vitprune.masks.relax import TopK
@@ -18,6 +22,7 @@ from vitprune.shrink import keep_from
 from vitprune.trace.graph import Graph
 
 LEAST = 0.05  # distance of a mask from the threshold, and from 0
+TINY = 1e-30  # instead of a value of nothing
 
 
 def check_start(settings: MaskSettings) -> None:
@@ -56,7 +61,8 @@ class Start:
                     parameter[tuple(torch.as_tensor(p, device=parameter.device) for p in np.ix_(*places))] = source
 
     def masks_(self, gates: Gates) -> None:
-        """Opens the masks of kept units and closes the others, the nearer to the threshold the closer they ranked.
+        """Opens the masks of kept units and closes the others, the nearer to the threshold the less they differ from
+        the border between kept and dropped units.
 
         Raises MaskError where a mask of several groups would have to keep other units in each.
         """
@@ -68,20 +74,48 @@ class Start:
                     f"keeps others in {other} than in {v.groups[0]}; let them begin with the dense model, or share "
                     "them otherwise"
                 )
-        kept, rank = gates.table(self.plan) > 0.5, self._ranks(gates)
-        low, high = LEAST / 2, (1 - LEAST) / 2
-        importance = torch.where(kept, 0.5 + rank.clamp(low, 0.5), rank.clamp(low, high))
+        kept, worth = gates.table(self.plan) > 0.5, self._worth(gates)
+        importance = torch.where(kept, worth.clamp_min((1 + LEAST) / 2), worth.clamp(LEAST / 2, (1 - LEAST) / 2))
         with torch.no_grad():
             gates.alpha.copy_(gates.relaxation.inverse(importance))
         if isinstance(gates.relaxation, TopK):
             gates.counts = gates.select.counts(kept)
         gates.refresh()
 
-    def _ranks(self, gates: Gates) -> Tensor:
-        """(units,): 0..0.5 from the lowest to the highest score of each lane."""
-        parts = []
+    def _worth(self, gates: Gates) -> Tensor:
+        """(units,): v / (v + border) in 0..1 of each unit's value v; 1 where nothing ranks the units."""
+        curves, parts = self._curves(gates), list[Any]()
         for v in gates.vectors:
-            found = self.scores.get(v.groups[0])
-            found = np.ones((v.lanes, v.size)) if found is None else found
-            parts.append(found.argsort(axis=1, kind="stable").argsort(axis=1).ravel() / (2 * v.size))
+            name = v.groups[0]
+            if name not in curves:
+                parts.append(np.ones(v.lanes * v.size))
+                continue
+            values, border = curves[name]
+            ranks = (-self.scores[name]).argsort(axis=1, kind="stable").argsort(axis=1)
+            parts.append((values / (values + border))[ranks].ravel())
         return torch.as_tensor(np.concatenate(parts), dtype=torch.float32, device=gates.alpha.device)
+
+    def _curves(self, gates: Gates) -> dict[str, tuple[Floats, float]]:
+        """Name of a scored group -> (size,) value of its r-th best units, and the value at the border of what is kept.
+
+        Values are what the plan's scope ranked by: of "per-cost" the score that is lost with a unit over what the unit
+        costs, with one border for all groups; else the score, with a border in every group that lost units.
+        """
+        scored = {g for v in gates.vectors for g in v.groups if g in self.scores}
+        per_cost = self.plan.settings.get("scope") == "per-cost"
+        counted = Target("params" if "params" in self.plan.asked else "macs", 0.5)
+        curves: dict[str, Floats] = {}
+        borders: dict[str, float] = {}
+        for members in together(gates.graph, scored):
+            cluster = Cluster(members, np.zeros(0, dtype=np.int64))
+            values = cluster_loss(cluster, {g.name: slot_scores(self.scores[g.name]) for g in members})
+            if per_cost:
+                values = values / unit_costs(gates.graph, [cluster], counted)[members[0].name]
+            kept = self.plan.groups[members[0].name].kept_size
+            border = float(np.sqrt(values[kept - 1] * values[kept])) if kept < len(values) else 0.0
+            curves |= dict.fromkeys((g.name for g in members), np.maximum(values, TINY))
+            borders |= dict.fromkeys((g.name for g in members), border)
+        found = [b for b in borders.values() if b > 0]
+        if per_cost and found:
+            borders = dict.fromkeys(borders, float(np.exp(np.mean(np.log(found)))))
+        return {name: (values, borders[name]) for name, values in curves.items()}

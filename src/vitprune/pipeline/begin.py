@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,7 @@ from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace.graph import Graph
 
 BASIS = "basis.safetensors"  # of the work folder: the dense model's weights, in the basis that masks began in
+STARTED = "start.safetensors"  # of the work folder: the same with the weights of the pruned model that masks began with
 STARTS = ("auto", "score", "rotated", "dense")
 SCORED = tuple(kind for kind in KINDS if kind != "heads")  # whole heads are left to the masks
 
@@ -81,7 +83,7 @@ def begin_once(
 
     name: of `chosen_start`, not "dense". `BASIS` is left there, too.
     """
-    path, done = work.path / "start.safetensors", work.result("mask-start")
+    path, done = work.path / STARTED, work.result("mask-start")
     if done is None:
         if name == "score":
             begun = begin(model, graph, settings, batches, example, progress=progress, **more)
@@ -101,6 +103,18 @@ def begin_once(
     load_tensors_(path, model)
     scores = {name: np.asarray(values) for name, values in done["scores"].items()}
     return Begun(model, Start(Plan.from_json(done["plan"]), None, scores), done["basis"])
+
+
+def begun_before(
+    work: WorkFolder, dense: nn.Module, graph: Graph, example: tuple[Any, ...]
+) -> tuple[Plan, nn.Module] | None:
+    """The plan and the pruned model that `begin_once` left in the work folder; None if masks began with all units."""
+    done = work.result("mask-start")
+    if done is None or "plan" not in done:
+        return None
+    plan, model = Plan.from_json(done["plan"]), copy.deepcopy(dense)
+    load_tensors_(work.path / STARTED, model)
+    return plan, shrink(model, graph, plan, check=False, example=example)
 
 
 def in_basis(

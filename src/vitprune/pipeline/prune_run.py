@@ -16,13 +16,13 @@ from vitprune.allocate.target import COUNTED
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
 from vitprune.files import check_free
-from vitprune.pipeline.begin import BASIS, Begun, begin_once
+from vitprune.pipeline.begin import BASIS, Begun, begin_once, begun_before
 from vitprune.pipeline.choose import chosen_method, chosen_scope
 from vitprune.pipeline.learned import METHODS, learn
 from vitprune.pipeline.measure import Measured, answered, measured, measured_split, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.prune_settings import PruneSettings
-from vitprune.pipeline.refitted import better_weights
+from vitprune.pipeline.refitted import TRAINED, better_model
 from vitprune.pipeline.schedule import Schedule, in_steps
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
@@ -41,7 +41,6 @@ from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace import trace
 from vitprune.trace.graph import Graph
 
-TRAINED, REFITTED = "trained", "refitted"  # weights behind the sizes that masks found
 SEARCHED = "search-history"  # of masks: the phases before the fine-tuning
 
 
@@ -241,8 +240,7 @@ class _Run:
         for note in self.plan.settings["notes"]:
             self.progress.line(f"note: {note}")
         model.to(self.device).eval()
-        macs = self.plan.obtained["macs"]["value"]
-        self._row("pruned", model, macs)
+        self._row("pruned", model, self.plan.obtained["macs"]["value"])
         given = self.data.calibration if self.settings.refit else None
         if done is None:
             if given is not None:
@@ -250,23 +248,32 @@ class _Run:
             save_tensors(self.work.path / "pruned.safetensors", model, {})
             self.work.finish("pruned-weights", self.plan.to_json())
         if given is not None and self.plan.settings.get("weights") != TRAINED:
-            self._row("refitted", model, macs)
+            self._row("refitted", model, self.plan.obtained["macs"]["value"])
         return model
 
     def _refitted(self, model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         """The model that goes on, of the plan's sizes; the plan gets what there is to say."""
-        notes: list[str] = []
-        if self.settings.method in METHODS:
-            trained, args = model, (self._basis(), self.graph, self.plan, batches, self.data.val)
-            about: dict[str, Any] = {"example": (self.example,), "device": self.device, "progress": self.progress}
-            model, notes = better_weights(trained, *args, **about)
-            chosen = TRAINED if model is trained else REFITTED
-            self.plan = replace(self.plan, settings={**self.plan.settings, "weights": chosen})
-            self.progress.line(f"note: {notes[-1]}")
-        else:
+        if self.settings.method not in METHODS:
+            notes: list[str] = []
             refit(self._source(), model, self.graph, self.plan, batches, progress=self.progress, notes=notes)
-        self.plan = self.plan.noted(notes)
-        return model.to(self.device).eval()
+            self.plan = self.plan.noted(notes)
+            return model.to(self.device).eval()
+        image = (self.example,)
+        kept = better_model(
+            model,
+            self._basis(),
+            self.graph,
+            self.plan,
+            batches,
+            self.data.val,
+            start=begun_before(self.work, self.opened.model, self.graph, image),
+            example=image,
+            device=self.device,
+            progress=self.progress,
+        )
+        self.plan = kept.plan
+        self.progress.line(f"note: {kept.said}")
+        return kept.model.to(self.device).eval()
 
     def _decide(self) -> tuple[Plan, nn.Module]:
         chosen, given = self.settings, self.data.calibration

@@ -1,8 +1,9 @@
-"""What masks chose, with weights fitted in closed form instead of those trained under the masks."""
+"""What goes on after a search: what masks chose, as trained or refitted, or what scores had chosen before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -15,8 +16,20 @@ from vitprune.refit import refit
 from vitprune.shrink import shrink
 from vitprune.trace.graph import Graph
 
+TRAINED, REFITTED = "trained", "refitted"  # weights behind the sizes that masks found
+MASKS, SCORES = "masks", "scores"  # what chose the units
 
-def better_weights(
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """The model that goes on."""
+
+    model: nn.Module
+    plan: Plan  # its settings say `weights` and `units`, and its notes why
+    said: str  # the last of the notes
+
+
+def better_model(
     trained: nn.Module,
     dense: nn.Module,
     graph: Graph,
@@ -24,16 +37,18 @@ def better_weights(
     batches: Iterable[Any],
     val: Batches,
     *,
+    start: tuple[Plan, nn.Module] | None = None,
     example: tuple[Any, ...],
     device: str = "cpu",
     progress: Progress,
-) -> tuple[nn.Module, list[str]]:
-    """The better model of two with the plan's sizes, by top-1 on validation images, and notes for the plan.
+) -> Kept:
+    """The best of two or three models by top-1 on validation images; of equal ones the first.
 
-    `trained` comes from a search under masks. The other is `dense` (in the basis that the search began in) cut by the
-    plan, its layers refitted to the dense outputs on `batches`: a search that is short spends its steps on closing and
-    changing units, and leaves weights that are far from what its own choice permits. Of two that are equal the trained
-    one stays. Neither model that is given is changed.
+    `trained` comes from a search under masks that chose `plan`. The second is `dense` (in the basis that the search
+    began in) cut by the plan, its layers refitted to the dense outputs on `batches`: a search that is short spends its
+    steps on closing and changing units, and leaves weights that are far from what its own choice permits. The third is
+    `start`, the plan and the refitted model that the search began with, if other units were chosen since: not every
+    search finds better ones. No model that is given is changed.
     """
     progress.line("masks: refitting the dense weights to the sizes that were found")
     fitted, notes = shrink(dense, graph, plan, example=example), list[str]()
@@ -43,6 +58,20 @@ def better_weights(
         f"{100 * there.top1:.2f} % of {there.n:,} validation images with the dense weights, refitted, and "
         f"{100 * here.top1:.2f} % with those trained under masks"
     )
-    if there.top1 <= here.top1:
-        return trained, [f"{shares}: the trained ones are kept"]
-    return fitted, [*notes, f"{shares}: the refitted ones are kept"]
+    best = max(here.top1, there.top1)
+    if start is not None and start[0].groups != plan.groups:
+        before = accuracy(start[1], val, device).top1
+        shares += f"; {100 * before:.2f} % with the units that scores chose before the search"
+        if before > best:
+            chosen = replace(plan, groups=start[0].groups, obtained=start[0].obtained)
+            return _kept(start[1], chosen, REFITTED, SCORES, [f"{shares}: these are kept"])
+    if here.top1 >= best:
+        return _kept(trained, plan, TRAINED, MASKS, [f"{shares}: the trained ones are kept"])
+    return _kept(fitted, plan, REFITTED, MASKS, [*notes, f"{shares}: the refitted ones are kept"])
+
+
+def _kept(model: nn.Module, plan: Plan, weights: str, units: str, notes: list[str]) -> Kept:
+    settings = {**plan.settings, "weights": weights, "units": units}
+    if units == SCORES and "behind" in settings:
+        settings["behind"] = {}
+    return Kept(model, replace(plan, settings=settings).noted(notes), notes[-1])
