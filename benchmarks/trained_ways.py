@@ -150,6 +150,13 @@ class Bench:
         fit(model, data.train, data.val, how, teacher=self.subject.origin.model)
         return model
 
+    def _begun(self, target: Target, seed: int, sharing: str = "residual") -> Any:
+        """As `begun`, once for all ways that begin so."""
+        key = (f"begun {target} {sharing if sharing == 'blocks' else ''}", seed)
+        if key not in self._held:
+            self._held[key] = begun(self.subject, target, seed, self.progress, sharing)
+        return copy.deepcopy(self._held[key])
+
     def _learned(
         self, model: nn.Module, seed: int, settings: MaskSettings, tune: TrainSettings, start: Start | None = None
     ) -> Outcome:
@@ -181,7 +188,7 @@ class Bench:
         if turned:
             model = self._turned(settings, seed)
         if scored:
-            model, start = begun(self.subject, target, seed, self.progress, sharing)
+            model, start = self._begun(target, seed, sharing)
         return self._learned(model, seed, settings, tune, start)
 
     def _both(self, seed: int, search: float, after: float) -> tuple[TrainSettings, TrainSettings]:
@@ -204,7 +211,7 @@ class Bench:
         return self._learned(model, seed, settings, tune)
 
     def _one_shot(self, asked: str, seed: int) -> Outcome:
-        _, start = begun(self.subject, self._target(asked, seed), seed, self.progress)
+        _, start = self._begun(self._target(asked, seed), seed)
         before = self.subject.top1(start.model)
         model = self._fit(start.model, seed, self.rates.started(asked))
         return Outcome(model, _about(start.plan) | {"before": before})
