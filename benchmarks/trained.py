@@ -66,10 +66,10 @@ def described(given: argparse.Namespace, bench: Bench, rows: list[dict[str, Any]
     own, chosen = bench.rates, "by trials on validation images, those of masks from the dense model with a look at "
     chosen += "4,000 test images"
     about["learning rates"] = (
-        f"{own.refitted:g} ({own.started(TARGETS[1]):g} at {TARGETS[1]}) for what was scored and refitted, "
-        f"{own.refitted:g} for VTP; {own.search:g} under masks from the dense model, {own.masked:g} after them and "
-        f"after random pruning with a refit, {own.after:g} without; {SCRATCH['lr']:g} with {SCRATCH['optimizer']} from "
-        f"scratch; {MASKS:g} of masks ({STARTED:g} where they begin with scores): "
+        f"{own.refitted:g} for what was scored and refitted ({own.started(TARGETS[1]):g} at {TARGETS[1]}, but in "
+        f"searches), {own.refitted:g} for VTP; {own.search:g} under masks from the dense model, {own.masked:g} after "
+        f"them and after random pruning with a refit, {own.after:g} without; {SCRATCH['lr']:g} with "
+        f"{SCRATCH['optimizer']} from scratch; {MASKS:g} of masks ({STARTED:g} where they begin with scores): "
     ) + (chosen if given.lr_scale == 1 else f"the weights' those of the shipped ViT times {given.lr_scale:g}")
     about["command"] = about["command"].replace(" --page-only", "")
     return about

@@ -181,7 +181,7 @@ class Bench:
 
     def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool = False, turned: bool = False) -> Outcome:
         own = self.rates
-        rates = (own.started(asked), own.started(asked)) if scored else (own.search, own.masked)
+        rates = (own.refitted, own.started(asked)) if scored else (own.search, own.masked)
         search, tune = self._both(seed, *rates)
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
         settings = MaskSettings(Pressure(target=target), search, finetune=None, sharing=sharing)  # type: ignore[arg-type]
