@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -42,9 +43,8 @@ def page(rows: Sequence[Row], dense: float, total: int, picture: str) -> list[st
             verdict.append([target, way, *_held(target, mean(lost)), len(mine)])
         if way.startswith("masks"):
             masked = [100 * (r["params_share"] - r["behind"] / total) for r in mine]
-            left.append(
-                [target, way, mean_sd(masked, 1), mean_sd(stays, 1), mean_sd([100 * r["top1"] for r in mine], 2)]
-            )
+            trained = mean_sd([100 * r["top1"] for r in mine], 2)
+            left.append([target, way, mean_sd(masked, 1), mean_sd(stays, 1), trained, _went_on(mine)])
         small += [
             f"{r['width']} at {target} (seed {r['seed']}, {r['time']:.2f} of the time)" for r in mine if "width" in r
         ]
@@ -57,12 +57,20 @@ def page(rows: Sequence[Row], dense: float, total: int, picture: str) -> list[st
         f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone. Refitted: before the training, "
         "or between search and fine-tuning, where there was a refit:",
         table(["target", "way", "refitted, %", "trained, %", "points lost", "MACs", "parameters", "seeds"], listing),
-        "What masks count, and what is left after physical removal (parameters in percent of the dense model's):",
-        table(["target", "way", "not masked", "not removed", "top-1, %"], left),
+        "What masks count, and what is left after physical removal (parameters in percent of the dense model's); what "
+        "went on after the search, by validation images: the units of masks, with weights trained or refitted, or "
+        "those that scores had chosen before:",
+        table(["target", "way", "not masked", "not removed", "top-1, %", "went on with"], left),
     ]
     if small:
         found.append(f"Widths of the small models, as quick at batch 32 as the one-shot ones: {', '.join(small)}.")
     return found
+
+
+def _went_on(rows: Sequence[Row]) -> str:
+    """How often what went on after the search."""
+    names = [r["units"] if r["units"] == "scores" else f"{r['units']}, {r['weights']}" for r in rows if "units" in r]
+    return "; ".join(f"{name}: {count}" for name, count in sorted(Counter(names).items())) or "-"
 
 
 def _held(target: str, lost: float) -> list[str]:

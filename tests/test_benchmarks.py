@@ -189,7 +189,8 @@ def test_pages_of_trained_models_give_means_and_verdicts(tmp_path):
         return {"way": way, "target": target, "seed": seed, "top1": top1, **shares, **more}
 
     rows = [
-        cell("masks residual", "params=0.3", seed, top1, behind=0, before=0.5) for seed, top1 in ((0, 0.91), (1, 0.93))
+        cell("masks residual", "params=0.3", seed, top1, behind=0, before=0.5, units=units, weights="refitted")
+        for seed, top1, units in ((0, 0.91, "scores"), (1, 0.93, "masks"))
     ]
     rows += [cell("masks independent", "params=0.3", 0, 0.85, behind=100), cell("vtp", "rate=0.4", 0, 0.9175, behind=0)]
     rows.append(cell("small from scratch", "params=0.3", 0, 0.70, width=48, time=1.02))
@@ -201,7 +202,8 @@ def test_pages_of_trained_models_give_means_and_verdicts(tmp_path):
         "| params=0.3 | masks residual | 50.00 ± 0.00 | 92.00 ± 1.41 | 1.00 ± 1.41 | 30.0 ± 0.0 | 30.0 ± 0.0 | 2 |"
         in text
     )
-    assert "| params=0.3 | masks independent | 20.0 | 30.0 | 85.00 |" in text
+    assert "| 30.0 ± 0.0 | 30.0 ± 0.0 | 92.00 ± 1.41 | masks, refitted: 1; scores: 1 |" in text
+    assert "| params=0.3 | masks independent | 20.0 | 30.0 | 85.00 | - |" in text
     assert "48 at params=0.3 (seed 0, 1.02 of the time)" in text
     trained_page.draw(rows, 0.93, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
