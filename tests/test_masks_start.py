@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,6 +160,9 @@ def test_masks_begin_as_far_from_the_threshold_as_their_values_from_the_border()
         found = begun_masks(replace(start, scores=other), model, graph)
         assert all(abs(found[name] - expected).max() < 1e-6 for name in heads)
         assert all((found[name] == theta).all() for name, theta in scored.items() if name not in heads)
+    other = {name: -abs(values) for name, values in start.scores.items()}  # of no worth: all at the threshold, or open
+    found = begun_masks(replace(start, scores=other), model, graph)
+    assert all(np.isin(theta, np.float32([0.475, 0.525, 1.0])).all() for theta in found.values())
     unknown = {name: values for name, values in start.scores.items() if name not in heads}
     found = begun_masks(replace(start, scores=unknown), model, graph)
     assert all((found[name] == 1).all() for name in heads)

@@ -22,7 +22,7 @@ from vitprune.shrink import keep_from
 from vitprune.trace.graph import Graph
 
 LEAST = 0.05  # distance of a mask from the threshold, and from 0
-TINY = 1e-30  # instead of a value of nothing
+NOTHING = 1e-12  # of the largest value of a group: what is below is worth nothing
 
 
 def check_start(settings: MaskSettings) -> None:
@@ -104,18 +104,20 @@ class Start:
         scored = {g for v in gates.vectors for g in v.groups if g in self.scores}
         per_cost = self.plan.settings.get("scope") == "per-cost"
         counted = Target("params" if "params" in self.plan.asked else "macs", 0.5)
-        curves: dict[str, Floats] = {}
-        borders: dict[str, float] = {}
-        for members in together(gates.graph, scored):
-            cluster = Cluster(members, np.zeros(0, dtype=np.int64))
-            values = cluster_loss(cluster, {g.name: slot_scores(self.scores[g.name]) for g in members})
-            if per_cost:
-                values = values / unit_costs(gates.graph, [cluster], counted)[members[0].name]
-            kept = self.plan.groups[members[0].name].kept_size
-            border = float(np.sqrt(values[kept - 1] * values[kept])) if kept < len(values) else 0.0
-            curves |= dict.fromkeys((g.name for g in members), np.maximum(values, TINY))
-            borders |= dict.fromkeys((g.name for g in members), border)
-        found = [b for b in borders.values() if b > 0]
+        clusters = [Cluster(members, np.zeros(0, dtype=np.int64)) for members in together(gates.graph, scored)]
+        slots = {g.name: slot_scores(self.scores[g.name]) for c in clusters for g in c.groups}
+        values = [cluster_loss(c, slots) for c in clusters]
+        if per_cost:
+            costs = unit_costs(gates.graph, clusters, counted)
+            values = [v / costs[c.groups[0].name] for v, c in zip(values, clusters, strict=True)]
+        floors = [max(NOTHING * float(v.max()), float(np.finfo(np.float64).tiny)) for v in values]
+        values = [np.maximum(v, floor) for v, floor in zip(values, floors, strict=True)]
+        borders = []
+        for cluster, v in zip(clusters, values, strict=True):
+            kept = self.plan.groups[cluster.groups[0].name].kept_size
+            borders.append(float(np.sqrt(v[kept - 1]) * np.sqrt(v[kept])) if kept < len(v) else 0.0)
+        # Every group counts; where units are worth nothing there is no border.
+        found = [b for c, b, floor in zip(clusters, borders, floors, strict=True) for _ in c.groups if b > floor]
         if per_cost and found:
-            borders = dict.fromkeys(borders, float(np.exp(np.mean(np.log(found)))))
-        return {name: (values, borders[name]) for name, values in curves.items()}
+            borders = [float(np.exp(np.mean(np.log(found))))] * len(borders)
+        return {g.name: (v, b) for c, v, b in zip(clusters, values, borders, strict=True) for g in c.groups}
