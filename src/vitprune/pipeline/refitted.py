@@ -26,7 +26,11 @@ class Kept:
 
     model: nn.Module
     plan: Plan  # its settings say `weights` and `units`, and its notes why
-    said: str  # the last of the notes
+
+    @property
+    def said(self) -> str:
+        """Why, as a note."""
+        return str(self.plan.settings["notes"][-1])
 
 
 def better_model(
@@ -74,4 +78,4 @@ def _kept(model: nn.Module, plan: Plan, weights: str, units: str, notes: list[st
     settings = {**plan.settings, "weights": weights, "units": units}
     if units == SCORES and "behind" in settings:
         settings["behind"] = {}
-    return Kept(model, replace(plan, settings=settings).noted(notes), notes[-1])
+    return Kept(model, replace(plan, settings=settings).noted(notes))
