@@ -44,12 +44,13 @@ FURTHER: dict[str, dict[str, Any]] = {
     "token features too": {"feature_weight": 1.0},
     "weights averaged by 0.999": {"ema": 0.999},
 }
-RATES = {"lr 0.00003": 3e-5, "lr 0.0001": 1e-4, "lr 0.0005": 5e-4, "lr 0.001": 1e-3}
+RATES = {"lr 0.00001": 1e-5, "lr 0.00003": 3e-5, "lr 0.0001": 1e-4, "lr 0.0005": 5e-4, "lr 0.001": 1e-3}
 RECIPES: dict[str, dict[str, Any]] = {  # what is changed of the base
     "base": {},
     "half of the loss from labels": {"distill_weight": 0.5},
     "half from labels smoothed by 0.1": {"distill_weight": 0.5, "label_smoothing": 0.1},
     "a tenth from labels": {"distill_weight": 0.9},
+    "lr 0.00001": {"lr": 1e-5},
     "lr 0.00003": {"lr": 3e-5},
     "lr 0.0001": {"lr": 1e-4},
     "lr 0.0002": {"lr": 2e-4},

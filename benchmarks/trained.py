@@ -2,8 +2,9 @@
 
     python benchmarks/trained.py                                     # the shipped Fashion-MNIST ViT, three seeds
     python benchmarks/trained.py --only target=params=0.1 --seeds 0  # some of it
-    python benchmarks/trained.py --model hf:/tmp/dinov2-98 --label dinov2-98 --images 1024 --test-images 1000 \
-        --train-images 2000 --val-images 500 --lr-scale 0.2 --no-scratch
+    python benchmarks/trained.py --model "hf:/tmp/dinov2-98-tuned?attn=eager" --label dinov2-98-tuned --images 1024 \
+        --test-images 2000 --train-images 4000 --val-images 500 --no-mix --no-scratch \
+        --rates refitted=1e-5,search=3e-5,masked=3e-5,after=1e-4
 
 Every way sees the same images for the same number of epochs, with the dense model as teacher: masks and VTP spend the
 first part of them on the search, the others all of them on training what they were cut to. Cells are stored as they are
@@ -25,7 +26,7 @@ from one_shot import texts
 from record import parser, setting, write
 from subject import Subject, add_options
 from trained_page import CONTROL, PUBLISHED, RATES, TARGETS, UNCUT, draw, page
-from trained_ways import MASKS, SCORED, SCRATCH, SETTINGS, SHARING, STARTED, STEP, TURNED, Bench
+from trained_ways import MASKS, SCORED, SCRATCH, SHARING, STARTED, STEP, TURNED, Bench
 
 
 def jobs(given: argparse.Namespace) -> list[tuple[str, str, int]]:
@@ -56,7 +57,7 @@ def described(given: argparse.Namespace, bench: Bench, rows: list[dict[str, Any]
     """The head of the page."""
     subject = bench.subject
     about = setting(given.threads, given.seed) | subject.describe(bench.dense)
-    fixed = {k: v for k, v in SETTINGS.to_json().items() if k not in ("epochs", "lr", "seed", "amp", "batch_size")}
+    fixed = {k: v for k, v in bench.base.to_json().items() if k not in ("epochs", "lr", "seed", "amp", "batch_size")}
     about["training"] = (
         f"{given.train_images:,} images, {given.epochs[0]} + {given.epochs[1]} epochs, batches of {given.batch} "
         f"({STEP} in searches), amp {given.amp}, the dense model as teacher, {fixed}"
@@ -70,7 +71,7 @@ def described(given: argparse.Namespace, bench: Bench, rows: list[dict[str, Any]
         f"searches), {own.refitted:g} for VTP; {own.search:g} under masks from the dense model, {own.masked:g} after "
         f"them and after random pruning with a refit, {own.after:g} without; {SCRATCH['lr']:g} with "
         f"{SCRATCH['optimizer']} from scratch; {MASKS:g} of masks ({STARTED:g} where they begin with scores): "
-    ) + (chosen if given.lr_scale == 1 else f"the weights' those of the shipped ViT times {given.lr_scale:g}")
+    ) + ("those of weights as given" if given.rates else chosen)
     about["command"] = about["command"].replace(" --page-only", "")
     return about
 
@@ -86,7 +87,10 @@ def main() -> None:
     options.add_argument("--val-images", type=int, help="by which epochs are chosen (default: all, here 6,000)")
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--amp", default="bf16")
-    options.add_argument("--lr-scale", type=float, default=1.0, help="of the learning rates of weights")
+    options.add_argument(
+        "--rates", default="", metavar="NAME=RATE,...", help="learning rates of weights, by their names in `Rates`"
+    )
+    options.add_argument("--no-mix", action="store_true", help="no mixup or CutMix: too much for few images")
     options.add_argument("--no-scratch", action="store_true", help="no small models from scratch")
     options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
     options.add_argument("--page-only", action="store_true", help="train nothing")

@@ -46,7 +46,7 @@ SETTINGS = TrainSettings(
 STEP = 16  # images of a step of the search: masks that close within an epoch need steps more than images in each
 SCRATCH = {"optimizer": "muon", "lr": 2e-2}  # as the shipped ViT was trained
 FIXED: dict[str, Any] = {"masks": MASKS, "scratch": SCRATCH["lr"], "step": STEP}
-FIXED |= {name: getattr(SETTINGS, name) for name in ("distill_weight", "label_smoothing", "mixup", "cutmix")}
+NAMED = ("distill_weight", "label_smoothing", "mixup", "cutmix")  # of the settings, in a cell's recipe
 Row = dict[str, Any]
 
 
@@ -59,9 +59,11 @@ class Rates:
     masked: float = 5e-4  # after them, and after random pruning with a refit
     after: float = 1e-3  # after random pruning without
 
-    def scaled(self, by: float) -> Rates:
-        """All of them times a factor: pre-trained models and few images want smaller steps."""
-        return Rates(**{name: float(f"{by * lr:g}") for name, lr in asdict(self).items()})
+    @staticmethod
+    def given(text: str) -> Rates:
+        """Those of the shipped ViT, but for what "name=rate,..." names."""
+        pairs = (part.partition("=") for part in text.split(",") if part)
+        return replace(Rates(), **{name: float(rate) for name, _, rate in pairs})
 
     def started(self, asked: str) -> float:
         """The rate for what scores chose and a refit mended: larger at the smaller target."""
@@ -81,8 +83,9 @@ class Bench:
 
     def __init__(self, subject: Subject, cells: Cells, given: argparse.Namespace) -> None:
         self.subject, self.cells, self.given = subject, cells, given
-        self.rates = Rates().scaled(given.lr_scale)
-        self.recipe = asdict(self.rates) | FIXED
+        self.rates = Rates.given(given.rates)
+        self.base = replace(SETTINGS, mixup=0.0, cutmix=0.0) if given.no_mix else SETTINGS
+        self.recipe = asdict(self.rates) | FIXED | {name: getattr(self.base, name) for name in NAMED}
         self.progress = make_progress()
         self.starts = Starts(subject, self.progress)
         self._held: dict[tuple[str, int], Any] = {}
@@ -122,7 +125,7 @@ class Bench:
 
     def _settings(self, seed: int, epochs: int, lr: float, **more: Any) -> TrainSettings:
         given: dict[str, Any] = {"amp": self.given.amp, "batch_size": self.given.batch} | more
-        return replace(SETTINGS, seed=seed, epochs=epochs, lr=lr, **given)
+        return replace(self.base, seed=seed, epochs=epochs, lr=lr, **given)
 
     def _data(self, how: TrainSettings) -> Data:
         key = ("data", how.seed, how.batch_size)
