@@ -101,9 +101,8 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
         for place, (_, way, mine) in enumerate(ways):
             values = [100 * r["top1"] for r in mine]
             colour = "#2464ad" if way.startswith(("masks", "vtp")) else "#a85f00"
-            shown = [v for v in values if v >= LEAST]
-            panel.plot(shown, [place] * len(shown), "o", color=colour, alpha=0.45, markersize=4, linewidth=0)
-            if mean(values) >= LEAST:
+            if min(values) >= LEAST:
+                panel.plot(values, [place] * len(values), "o", color=colour, alpha=0.45, markersize=4, linewidth=0)
                 panel.plot([mean(values)], [place], "|", color=colour, markersize=11, markeredgewidth=2)
             else:
                 panel.text(LEAST + 0.1, place, f"{mean(values):.1f} %", va="center", fontsize=8, color=colour)
