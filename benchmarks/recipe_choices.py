@@ -50,16 +50,13 @@ RECIPES: dict[str, dict[str, Any]] = {  # what is changed of the base
     "half of the loss from labels": {"distill_weight": 0.5},
     "half from labels smoothed by 0.1": {"distill_weight": 0.5, "label_smoothing": 0.1},
     "a tenth from labels": {"distill_weight": 0.9},
-    "lr 0.00001": {"lr": 1e-5},
-    "lr 0.00003": {"lr": 3e-5},
-    "lr 0.0001": {"lr": 1e-4},
     "lr 0.0002": {"lr": 2e-4},
-    "lr 0.001": {"lr": 1e-3},
     "weights averaged by 0.99": {"ema": 0.99},
     "no shifted crops": {"crop_padding": 0},
     "muon with lr 0.001": {"optimizer": "muon", "lr": 1e-3},
     "muon with lr 0.005": {"optimizer": "muon", "lr": 5e-3},
 } | {f"lr 0.0002 with {name}": {"lr": 2e-4, **changes} for name, changes in FURTHER.items()}
+RECIPES |= {name: {"lr": lr} for name, lr in RATES.items() if lr != BASE.lr}
 RECIPES |= {f"{name} with mixup or CutMix": {"lr": lr, "mixup": 0.8, "cutmix": 1.0} for name, lr in RATES.items()}
 START = "no training"
 

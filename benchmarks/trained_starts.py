@@ -37,14 +37,13 @@ class Starts:
     def _made(self, target: Target, seed: int, sharing: Any) -> tuple[nn.Module, Start]:
         subject, settings = self.subject, MaskSettings(Pressure(target=target), sharing=sharing)
         model, graph, batches = subject.origin.model, subject.graph, subject.calibration(seed)
-        key = (seed, maskable(model, graph, settings))
-        if key not in self._scored:
-            found = scored(copy.deepcopy(model), graph, settings, batches, seed=seed, progress=self.progress)
+        masked = maskable(model, graph, settings)
+        if (seed, masked) not in self._scored:
+            found = scored(copy.deepcopy(model), graph, masked, batches, seed=seed, progress=self.progress)
             assert found is not None, subject.label
-            self._scored[key] = found
+            self._scored[seed, masked] = found
         image = (example(subject.origin.preprocessing),)
-        begun = begin_with(
-            self._scored[key], graph, settings, batches, image, timing=Timing(), progress=self.progress
-        )  # fmt: skip
+        found = self._scored[seed, masked]
+        begun = begin_with(found, graph, settings, batches, image, timing=Timing(), progress=self.progress)
         assert begun.start is not None, f"{target} is out of the reach of scores"
         return begun.model, begun.start

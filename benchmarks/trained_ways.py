@@ -88,7 +88,7 @@ class Bench:
         self.recipe = asdict(self.rates) | FIXED | {name: getattr(self.base, name) for name in NAMED}
         self.progress = make_progress()
         self.starts = Starts(subject, self.progress)
-        self._held: dict[tuple[str, int], Any] = {}
+        self._opened: dict[tuple[int, int], Data] = {}
         dense = {**subject.settings, "way": "dense"}
         if dense not in cells and not given.page_only:
             cells.put(dense, {"top1": subject.top1(subject.origin.model)})
@@ -128,15 +128,15 @@ class Bench:
         return replace(self.base, seed=seed, epochs=epochs, lr=lr, **given)
 
     def _data(self, how: TrainSettings) -> Data:
-        key = ("data", how.seed, how.batch_size)
-        if key not in self._held:
+        key = (how.seed, how.batch_size)
+        if key not in self._opened:
             common: dict[str, Any] = {"seed": how.seed, "batch_size": how.batch_size}
             place, preprocessing = self.subject.data, self.subject.origin.preprocessing
             augment = AugmentSettings.from_json(how.to_json())
             train = open_data(place, preprocessing, augment=augment, limit=self.given.train_images, **common)
             some = open_data(place, preprocessing, limit=self.given.val_images, **common)
-            self._held[key] = replace(train, val=some.val)
-        return self._held[key]
+            self._opened[key] = replace(train, val=some.val)
+        return self._opened[key]
 
     def _fit(self, model: nn.Module, seed: int, lr: float, **more: Any) -> nn.Module:
         how = self._settings(seed, sum(self.given.epochs), lr, **more)

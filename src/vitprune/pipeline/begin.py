@@ -141,7 +141,7 @@ def _rotated(model: nn.Module, graph: Graph, masked: Collection[str], batches: I
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """The whole model in its basis, and what ranks its units: whatever the target."""
+    """The whole model in its basis, and what ranks its units; the same for every target."""
 
     model: nn.Module
     scores: Scores
@@ -152,13 +152,12 @@ class Scored:
 
 
 def scored(
-    model: nn.Module, graph: Graph, settings: MaskSettings, batches: Iterable[Any], *, seed: int, progress: Progress
+    model: nn.Module, graph: Graph, masked: frozenset[str], batches: Iterable[Any], *, seed: int, progress: Progress
 ) -> Scored | None:
     """The dense model, rotated where that is possible, with the scores of its units; None if masks leave them nothing.
 
-    Raises as `rotate` and `score`.
+    masked: see `maskable`. Raises as `rotate` and `score`.
     """
-    masked = maskable(model, graph, settings)
     chosen = tuple(k for k in SCORED if any(g.kind == k and g.name in masked for g in graph.groups))
     if not chosen:
         return None
@@ -168,7 +167,7 @@ def scored(
     method = chosen_method("auto", images=True)
     scores = score(graph, source, method, seed, batches, chosen)
     scores = scores if rotated is None else ordered(scores, rotated)
-    return Scored(source, scores, chosen, frozenset(masked), method, basis_settings(rotated))
+    return Scored(source, scores, chosen, masked, method, basis_settings(rotated))
 
 
 def begin(
@@ -184,9 +183,10 @@ def begin(
 ) -> Begun:
     """The dense model, in another basis where that is possible, and what was cut from it and refitted.
 
-    As `begin_with`, if there is something that scores can decide; else the dense model as it is. Raises as `scored`.
+    As `begin_with`, if there is something that scores can decide; else the dense model as it is. Raises as
+    `maskable`, `scored` and `begin_with`.
     """
-    found = scored(model, graph, settings, batches, seed=seed, progress=progress)
+    found = scored(model, graph, maskable(model, graph, settings), batches, seed=seed, progress=progress)
     if found is None:
         progress.line("masks: nothing that scores decide; beginning with the dense model")
         return Begun(model, None, basis_settings(None))
@@ -209,7 +209,7 @@ def begin_with(
     into the order of their scores, so that a mask stands for units of one rank, and the mean over the blocks counts.
 
     Nothing is cut where scores alone cannot come to the target, as they leave whole heads to the masks. Raises as
-    `on_model` and `refit`.
+    `refit`.
     """
     target = settings.pressure.target
     assert target is not None  # see `check_start`
