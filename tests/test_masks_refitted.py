@@ -125,14 +125,14 @@ def test_the_trained_weights_stay_where_they_are_better() -> None:
 
 
 def test_a_search_that_found_nothing_better_leaves_what_it_began_with() -> None:
-    """The plan becomes the start's, with the search's settings; one that is worse, or the same, does not."""
+    """The plan becomes the start's, with the search's settings and the start's remarks; one that is worse does not."""
     origin = vitprune.load_model(SPEC)
     graph, image = vitprune.trace(origin), (example(origin.preprocessing),)
     data = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit, calibration=96)
     scores = vitprune.score(graph, origin)
     plan = vitprune.allocate(graph, {name: -values for name, values in scores.items()}, "macs=0.5", scope="local")
     plan = replace(plan, settings={**plan.settings, "sharing": "residual", "behind": {"head.weight": 3}})
-    first = vitprune.allocate(graph, scores, "macs=0.8")
+    first = vitprune.allocate(graph, scores, "macs=0.8").noted(["few images"])
     good, bad = vitprune.shrink(origin, graph, first), vitprune.shrink(origin, graph, plan)
     assert data.calibration is not None
     args = (random_small(bad), random_small(origin.model), graph, plan, data.calibration, data.val)
@@ -142,11 +142,29 @@ def test_a_search_that_found_nothing_better_leaves_what_it_began_with() -> None:
     assert (kept.plan.groups, kept.plan.obtained) == (first.groups, first.obtained)
     found = kept.plan.settings
     assert [found[k] for k in ("units", "weights", "behind", "sharing")] == ["scores", "refitted", {}, "residual"]
-    assert kept.said in found["notes"]
-    for start in ((first, random_small(good)), (plan, good)):
-        kept = better_model(*args, start=start, **more)
-        assert kept.plan.groups == plan.groups
-        assert (kept.plan.settings["units"], kept.plan.settings["behind"]) == ("masks", {"head.weight": 3})
+    assert found["notes"][-2:] == ["few images", kept.said]
+    kept = better_model(*args, start=(first, random_small(good)), **more)
+    assert kept.plan.groups == plan.groups and "few images" not in kept.plan.settings["notes"]
+    assert (kept.plan.settings["units"], kept.plan.settings["behind"]) == ("masks", {"head.weight": 3})
+
+
+def test_a_search_that_changed_no_unit_refits_nothing_again(monkeypatch: Any) -> None:
+    """What it began with is the refitted model, with what was remarked of that refit."""
+    origin = vitprune.load_model(SPEC)
+    graph, image = vitprune.trace(origin), (example(origin.preprocessing),)
+    data = open_data(DATA.spec, origin.preprocessing, limit=DATA.limit, calibration=96)
+    plan = vitprune.allocate(graph, vitprune.score(graph, origin), "macs=0.8")
+    small = vitprune.shrink(origin, graph, plan)
+    assert data.calibration is not None
+    monkeypatch.setattr(refitted, "refit", lambda *_rest, **_more: pytest.fail("refitted again"))
+    args = (origin.model, graph, plan, data.calibration, data.val)
+    more: dict[str, Any] = {"example": image, "progress": Silent(), "start": (plan.noted(["few images"]), small)}
+    kept = better_model(random_small(small), *args, **more)
+    assert kept.model is small and "few images" in kept.plan.settings["notes"]
+    assert [kept.plan.settings[k] for k in ("units", "weights")] == ["masks", "refitted"]
+    trained = copy.deepcopy(small)
+    kept = better_model(trained, *args, **more)
+    assert kept.model is trained and "few images" not in kept.plan.settings["notes"]
 
 
 def random_small(model: torch.nn.Module) -> torch.nn.Module:

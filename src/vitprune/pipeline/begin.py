@@ -236,9 +236,9 @@ def begin_with(
         progress.line(f"masks: beginning with the whole model, as scores alone do not come to the target: {error}")
         return Begun(source, None, about)
     plan = replace(plan, settings={**plan.settings, **about})
-    small = shrink(source, graph, plan, example=example)
-    refit(source, small, graph, plan, batches, progress=progress)
-    return Begun(source, Start(plan, small, scores), about)
+    small, notes = shrink(source, graph, plan, example=example), list[str]()
+    refit(source, small, graph, plan, batches, progress=progress, notes=notes)
+    return Begun(source, Start(plan.noted(notes), small, scores), about)
 
 
 def _together(scores: Scores, alike: Iterable[Sequence[str]]) -> Scores:

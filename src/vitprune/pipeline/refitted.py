@@ -52,26 +52,35 @@ def better_model(
     began in) cut by the plan, its layers refitted to the dense outputs on `batches`: a search that is short spends its
     steps on closing and changing units, and leaves weights that are far from what its own choice permits. The third is
     `start`, the plan and the refitted model that the search began with, if other units were chosen since: not every
-    search finds better ones. No model that is given is changed.
+    search finds better ones. If the same were chosen, it is the second. No model that is given is changed.
     """
-    progress.line("masks: refitting the dense weights to the sizes that were found")
-    fitted, notes = shrink(dense, graph, plan, example=example), list[str]()
-    refit(dense, fitted, graph, plan, batches, progress=progress, notes=notes)
+    changed = start is None or start[0].groups != plan.groups
+    if start is not None and not changed:
+        fitted, notes = start[1], _notes(start[0])
+    else:
+        progress.line("masks: refitting the dense weights to the sizes that were found")
+        fitted, notes = shrink(dense, graph, plan, example=example), []
+        refit(dense, fitted, graph, plan, batches, progress=progress, notes=notes)
     here, there = accuracy(trained, val, device), accuracy(fitted, val, device)
     shares = (
         f"{100 * there.top1:.2f} % of {there.n:,} validation images with the dense weights, refitted, and "
         f"{100 * here.top1:.2f} % with those trained under masks"
     )
     best = max(here.top1, there.top1)
-    if start is not None and start[0].groups != plan.groups:
+    if start is not None and changed:
         before = accuracy(start[1], val, device).top1
         shares += f"; {100 * before:.2f} % with the units that scores chose before the search"
         if before > best:
             chosen = replace(plan, groups=start[0].groups, obtained=start[0].obtained)
-            return _kept(start[1], chosen, REFITTED, SCORES, [f"{shares}: these are kept"])
+            return _kept(start[1], chosen, REFITTED, SCORES, [*_notes(start[0]), f"{shares}: these are kept"])
     if here.top1 >= best:
         return _kept(trained, plan, TRAINED, MASKS, [f"{shares}: the trained ones are kept"])
     return _kept(fitted, plan, REFITTED, MASKS, [*notes, f"{shares}: the refitted ones are kept"])
+
+
+def _notes(plan: Plan) -> list[str]:
+    """What was remarked of the plan, and of the refit of its model."""
+    return list(plan.settings.get("notes", ()))
 
 
 def _kept(model: nn.Module, plan: Plan, weights: str, units: str, notes: list[str]) -> Kept:
