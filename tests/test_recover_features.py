@@ -108,6 +108,30 @@ def test_maps_between_widths_learn_and_resume(tmp_path: Path, optimizer: str) ->
     assert set(straight.state_dict()) == set(vit(2).state_dict())
 
 
+def test_maps_begin_with_least_squares() -> None:
+    """Against lstsq on tokens taken without hooks; nothing is fitted, and no image read, where widths are equal."""
+    teacher, student = vit(1, dim=24), vit(2)
+    made = TokenFeatures(student, teacher, images(), ON)
+    x = images(count=400)
+    with made.open(), torch.no_grad():
+        _ = teacher(x), student(x)
+        before = float(made())
+        made.fit_maps_(iter([x[:250], x[250:]]))
+    with made.open(), torch.no_grad():
+        _ = teacher(x), student(x)
+        after = float(made())
+        own, wanted = (m.forward_features(x).flatten(0, 1).double() for m in (student, teacher))  # type: ignore[operator]
+    wanted = nn.functional.layer_norm(wanted, (24,))
+    ones = torch.cat([own, torch.ones_like(own[:, :1])], 1)
+    expected = torch.linalg.lstsq(ones, wanted).solution
+    (line,) = made.maps
+    assert isinstance(line, nn.Linear)
+    found, least = ((found - wanted).square().mean() for found in (line(own.float()).double(), ones @ expected))
+    assert least <= found < 1.01 * least
+    assert after < 0.6 * before
+    TokenFeatures(vit(2), vit(1), images(), ON).fit_maps_(pytest.fail(str(i)) for i in range(3))
+
+
 def test_named_layers_are_paired(capsys: pytest.CaptureFixture[str]) -> None:
     student, teacher = vit(2), vit(1, dim=24)
     made = TokenFeatures(student, teacher, images(), replace(ON, feature_layers="blocks.*, patch_embed=blocks.0"))

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 import vitprune
 from matrix import half_plan, output, relative
-from vitprune.calibrate import CalibrationError, Replay, sites
+from vitprune.calibrate import CalibrationError, Moments, Replay, sites
 from vitprune.calibrate.covariance import WIDE
 from vitprune.plan import GroupPlan, Plan, identity
 from vitprune.progress import Silent
 from vitprune.refit import RefitError, refit
-from vitprune.refit.normal import RIDGES, Moments, _errors, best_ridge
+from vitprune.refit.ridge import RIDGES, _errors, best_ridge
 from vitprune.refit.spool import Spool
 from vitprune.shrink import shrink
 from vitprune.trace import trace

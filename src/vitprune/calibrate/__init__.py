@@ -3,6 +3,7 @@
 from vitprune.calibrate.covariance import Covariance, add_products_, oas, weighted
 from vitprune.calibrate.finite import CalibrationError, check_finite
 from vitprune.calibrate.images import images_of
+from vitprune.calibrate.moments import Moments
 from vitprune.calibrate.replay import Env, Replay
 from vitprune.calibrate.sensitivity import Sensitivity, sensitivities
 from vitprune.calibrate.sites import Site, sites
@@ -12,6 +13,7 @@ __all__ = [
     "CalibrationError",
     "Covariance",
     "Env",
+    "Moments",
     "Replay",
     "Sensitivity",
     "Site",

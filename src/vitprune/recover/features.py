@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from vitprune.calibrate import Moments
 from vitprune.recover.settings import TrainError, TrainSettings
 from vitprune.recover.tokens import Taps, aligned, last_tokens, matching, outputs, to_tokens
 
@@ -18,15 +19,18 @@ def feature_loss(student_BND: Tensor, teacher_BND: Tensor) -> Tensor:
     Source: arXiv 2205.14141 (whitened teacher features), with the student's tokens normalised too and squares for its
     smooth L1.
     """
-    width = teacher_BND.shape[-1:]
-    student = nn.functional.layer_norm(student_BND.float(), width)
-    return nn.functional.mse_loss(student, nn.functional.layer_norm(teacher_BND.float(), width))
+    return nn.functional.mse_loss(_normal(student_BND), _normal(teacher_BND))
+
+
+def _normal(tokens_BND: Tensor) -> Tensor:
+    return nn.functional.layer_norm(tokens_BND.float(), tokens_BND.shape[-1:])
 
 
 class TokenFeatures(nn.Module):
     """The loss between pairs of layers of student and teacher, with a learned linear map where widths differ.
 
-    Its parameters are those maps; they serve training alone and are no part of the student.
+    Its parameters are those maps; they serve training alone and are no part of the student. Call `fit_maps_` before
+    training: with maps that know nothing the loss first tears down what a pruned student still has of its teacher.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, images: Tensor, settings: TrainSettings) -> None:
@@ -42,13 +46,37 @@ class TokenFeatures(nn.Module):
         self.maps = nn.ModuleList()
         with self.open(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            student(images)
-            teacher(images)
-            for own, wanted in zip(*(taps.take() for taps in self._taps), strict=True):
-                s_BND, t_BND = aligned(to_tokens(own), to_tokens(wanted), self._square)
+            for s_BND, t_BND in self._pairs_of(images):
                 widths = s_BND.shape[-1], t_BND.shape[-1]
                 self.maps.append(nn.Identity() if widths[0] == widths[1] else nn.Linear(*widths))
         self.to(images.device)
+
+    def _pairs_of(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens (B, N, D) of student and teacher, layer by layer; for while both leave them."""
+        for own, wanted in zip(*(taps.run(images) for taps in self._taps), strict=True):
+            yield aligned(to_tokens(own), to_tokens(wanted), self._square)
+
+    @torch.no_grad()
+    def fit_maps_(self, batches: Iterable[Tensor], total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+        """Sets the maps to what gives the teacher's normalised tokens from the student's, by least squares.
+
+        batches: (B, C, H, W) images on the models' device, some hundred in all; none are taken where no widths differ.
+        total: gives the sum of a tensor over all processes.
+        """
+        lines = {i: line for i, line in enumerate(self.maps) if isinstance(line, nn.Linear)}
+        if not lines:
+            return
+        moments = {i: Moments(n.in_features, n.out_features, n.weight.device) for i, n in lines.items()}
+        with self.open():
+            for images in batches:
+                for i, (s_BND, t_BND) in enumerate(self._pairs_of(images)):
+                    if i in moments:
+                        moments[i].add(s_BND.float().flatten(0, 1), _normal(t_BND).flatten(0, 1))
+        for i, line in lines.items():
+            moments[i].gather_(total)
+            weight, bias = moments[i].solve(bias=True)
+            line.weight.copy_(weight)
+            line.bias.copy_(bias)
 
     @property
     def layers(self) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ from vitprune.recover.stall import stalled
 from vitprune.recover.teaching import Teaching, classes
 from vitprune.recover.upkeep import Upkeep
 
+MAPPED = 256  # images that maps between token features are fitted with
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
 
 
@@ -68,7 +69,9 @@ class Loop:
             groups = also.extra_parameters()
             add_groups_(self.optimizer, groups)
             self.hooked = [p for parameters, _, _ in groups.values() for p in parameters]
-        self.teaching = Teaching(self.model, self.teacher, settings, self._some_images, progress)
+        self.teaching = Teaching(
+            self.model, self.teacher, settings, self._some_images, self._first_images(), self.runtime.sum, progress
+        )
         if parameters := self.teaching.parameters():
             maps = {"params": parameters, "weight_decay": settings.weight_decay, "lr_scale": 1.0}
             self.optimizer.add_param_group(maps)
@@ -103,6 +106,16 @@ class Loop:
     def _some_images(self) -> Tensor:
         """Two validation images, or one where there is no other."""
         return next(iter(self.val))[0][:2].to(self.runtime.device)
+
+    def _first_images(self) -> Iterator[Tensor]:
+        """Batches of training images as the first epoch has them, `MAPPED` images or a few more over all processes."""
+        self.train.set_epoch(0)
+        seen = 0
+        for images, _ in self.train:
+            yield images.to(self.runtime.device)
+            seen += len(images) * self.runtime.world
+            if seen >= MAPPED:
+                return
 
     def epoch(self, epoch: int) -> None:
         """One pass over the training images, or what is left of it, validation, and a checkpoint."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,13 @@ class Teaching:
         teacher: nn.Module | None,
         settings: TrainSettings,
         images: Callable[[], Tensor],
+        training: Iterable[Tensor],
+        total: Callable[[Tensor], Tensor],
         progress: Progress,
     ) -> None:
         """images: gives one or two, on the models' device; it is asked only where they are needed.
+
+        training, total: what maps between features are fitted with, see `TokenFeatures.fit_maps_`.
 
         Raises TrainError when the teacher does not fit, or the settings want one and there is none.
         """
@@ -44,6 +48,7 @@ class Teaching:
             )
         if settings.feature_weight:
             self.features = TokenFeatures(student.eval(), teacher, some, settings)
+            self.features.fit_maps_(training, total)
             progress.line("token features: " + ", ".join(f"{a} like {b}" for a, b in self.features.layers))
 
     def parameters(self) -> list[nn.Parameter]:

@@ -39,6 +39,11 @@ class Taps:
                 handle.remove()
             self._seen.clear()
 
+    def run(self, images: Tensor) -> list[Tensor]:
+        """What a forward pass gives, as `take`; to be called while they are open."""
+        self._model(images)
+        return self.take()
+
     def take(self) -> list[Tensor]:
         """What the last forward pass gave, in the order of the names; forgotten afterwards."""
         missing = [name for name in self.names if name not in self._seen]

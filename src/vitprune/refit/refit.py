@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitprune.calibrate import Replay, Sensitivity, Site, check_finite, images_of, sensitivities, sites
+from vitprune.calibrate import Moments, Replay, Sensitivity, Site, check_finite, images_of, sensitivities, sites
 from vitprune.calibrate.sites import CONVOLUTIONS
 from vitprune.errors import ModelError, VitpruneError, listed
 from vitprune.modes import evaluating
 from vitprune.plan import Plan
 from vitprune.progress import Progress, Silent
 from vitprune.refit.joined import Joined, joined
-from vitprune.refit.normal import Moments, best_ridge
+from vitprune.refit.ridge import best_ridge
 from vitprune.refit.spool import LIMIT, Spool
 from vitprune.shrink.keep import Keep, keep_from
 from vitprune.trace.capture import op_name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from vitprune.calibrate import add_products_, oas, weighted
-
-RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the mean variance of the inputs
+from vitprune.calibrate.covariance import add_products_, oas, weighted
 
 
 class Moments:
@@ -34,6 +34,12 @@ class Moments:
         self.xr.addmm_(x.T, r)
         self.rr += float(torch.linalg.vector_norm(r) ** 2)
         add_products_(self.xx, x)
+
+    def gather_(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Makes the sums those over all processes; total: gives the sum of a tensor over them."""
+        about = total(torch.tensor([float(self.count), self.rr], dtype=torch.float64, device=self.x.device))
+        self.count, self.rr = int(about[0]), float(about[1])
+        self.x, self.r, self.xx, self.xr = total(self.x), total(self.r), total(self.xx), total(self.xr)
 
     def idle(self) -> int:
         """How many inputs never vary."""
@@ -86,33 +92,3 @@ class Moments:
             shrunk.diagonal().add_(ridge * c.trace() / len(c))
         found = torch.linalg.solve(shrunk, cross, left=True).T.contiguous()  # (outputs, inputs)
         return found, mr - found @ mx if bias else torch.zeros_like(mr)
-
-
-def best_ridge(halves: tuple[Moments, Moments], bias: bool) -> float | None:
-    """The ridge, of `RIDGES`, with which either half of the samples predicts the other's residuals best.
-
-    None where no change at all does better than any: the samples are too few to say anything.
-    """
-    found = _errors(*halves, bias) + _errors(*halves[::-1], bias)
-    least = sum(half.rr / max(half.count, 1) for half in halves)
-    best = int(found.argmin())
-    return RIDGES[best] if float(found[best]) < least else None
-
-
-def _errors(a: Moments, b: Moments, bias: bool) -> Tensor:
-    """(len(RIDGES),) `b.error(*a.solve(bias, ridge))` for every ridge, from one decomposition.
-
-    In the basis of a's covariance a ridge changes numbers instead of a matrix: with the eigenvalues l, the
-    cross-covariance z and the other half's sums B and w in that basis, and u = 1 / (l + ridge), the squared error is
-    rr - 2 u.v + u^T H u, where v = sum over outputs of z * w and H = B * (z z^T), elementwise.
-    """
-    c, cross, mx, mr = a.central(bias)
-    values, basis = torch.linalg.eigh(oas(c, max(a.count, 1)))
-    xx, xr, rr = b.about(mx, mr)
-    z = basis.T @ cross
-    v = (z * (basis.T @ xr)).sum(1)
-    h = (basis.T @ xx @ basis) * (z @ z.T)
-    step = torch.tensor(RIDGES, dtype=values.dtype, device=values.device) * c.trace() / len(c)
-    u = 1 / (values + step.unsqueeze(1))  # (ridges, inputs)
-    errors: Tensor = rr - 2 * u @ v + ((u @ h) * u).sum(1)
-    return errors / max(b.count, 1)
