@@ -58,6 +58,9 @@ RECIPES: dict[str, dict[str, Any]] = {  # what is changed of the base
 } | {f"lr 0.0002 with {name}": {"lr": 2e-4, **changes} for name, changes in FURTHER.items()}
 RECIPES |= {name: {"lr": lr} for name, lr in RATES.items() if lr != BASE.lr}
 RECIPES |= {f"{name} with mixup or CutMix": {"lr": lr, "mixup": 0.8, "cutmix": 1.0} for name, lr in RATES.items()}
+for name, lr in RATES.items():
+    RECIPES[f"{name} with half of the loss from labels"] = {"lr": lr, "distill_weight": 0.5}
+    RECIPES[f"{name} with token features too"] = {"lr": lr, "feature_weight": 1.0}
 START = "no training"
 
 

@@ -3,7 +3,7 @@
     python benchmarks/trained.py                                     # the shipped Fashion-MNIST ViT, three seeds
     python benchmarks/trained.py --only target=params=0.1 --seeds 0  # some of it
     python benchmarks/trained.py --model "hf:/tmp/dinov2-98-tuned?attn=eager" --label dinov2-98-tuned --images 1024 \
-        --test-images 2000 --train-images 4000 --val-images 500 --no-mix --no-scratch \
+        --train-images 4000 --val-images 1000 --no-mix --features 1 --no-scratch \
         --rates refitted=1e-5,search=3e-5,masked=3e-5,after=1e-4
 
 Every way sees the same images for the same number of epochs, with the dense model as teacher: masks and VTP spend the
@@ -91,6 +91,7 @@ def main() -> None:
         "--rates", default="", metavar="NAME=RATE,...", help="learning rates of weights, by their names in `Rates`"
     )
     options.add_argument("--no-mix", action="store_true", help="no mixup or CutMix: too much for few images")
+    options.add_argument("--features", type=float, default=0.0, help="weight of the teacher's token features")
     options.add_argument("--no-scratch", action="store_true", help="no small models from scratch")
     options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
     options.add_argument("--page-only", action="store_true", help="train nothing")

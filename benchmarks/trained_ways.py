@@ -85,7 +85,9 @@ class Bench:
         self.subject, self.cells, self.given = subject, cells, given
         self.rates = Rates.given(given.rates)
         self.base = replace(SETTINGS, mixup=0.0, cutmix=0.0) if given.no_mix else SETTINGS
+        self.base = replace(self.base, feature_weight=given.features)
         self.recipe = asdict(self.rates) | FIXED | {name: getattr(self.base, name) for name in NAMED}
+        self.recipe |= {"feature_weight": given.features} if given.features else {}
         self.progress = make_progress()
         self.starts = Starts(subject, self.progress)
         self._opened: dict[tuple[int, int], Data] = {}
@@ -162,7 +164,7 @@ class Bench:
         small, settled = kept.model, kept.plan.settings
         about = _about(kept.plan) | {"units": settled["units"], "weights": settled["weights"], "notes": [kept.said]}
         about["behind"] = sum(result.behind.values()) if settled["units"] == MASKS_CHOSE else 0
-        about |= {"searched": subject.top1(result.model), "before": subject.top1(small)}
+        about["before"] = subject.top1(small)
         fit(small, data.train, data.val, tune, teacher=teacher)
         return Outcome(small, about)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from vitprune.calibrate import Moments
 from vitprune.recover.settings import TrainError, TrainSettings
 from vitprune.recover.tokens import Taps, aligned, last_tokens, matching, outputs, to_tokens
+
+FAR, NEARER = 0.1, 2.0  # loss, and ratio of losses: see `fit_maps_`
 
 
 def feature_loss(student_BND: Tensor, teacher_BND: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ def _normal(tokens_BND: Tensor) -> Tensor:
 
 
 class TokenFeatures(nn.Module):
-    """The loss between pairs of layers of student and teacher, with a learned linear map where widths differ.
+    """The loss between pairs of layers of student and teacher, with a learned linear map where widths or bases differ.
 
     Its parameters are those maps; they serve training alone and are no part of the student. Call `fit_maps_` before
     training: with maps that know nothing the loss first tears down what a pruned student still has of its teacher.
@@ -60,23 +63,24 @@ class TokenFeatures(nn.Module):
     def fit_maps_(self, batches: Iterable[Tensor], total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
         """Sets the maps to what gives the teacher's normalised tokens from the student's, by least squares.
 
-        batches: (B, C, H, W) images on the models' device, some hundred in all; none are taken where no widths differ.
-        total: gives the sum of a tensor over all processes.
+        Equally wide features are compared as they are, unless they are far apart (`FAR`) and a map brings them
+        `NEARER` times nearer: those of a rotated model, or of one that was trained apart, stand in another basis.
+
+        batches: (B, C, H, W) images on the models' device, some hundred in all. total: gives the sum of a tensor over
+        all processes.
         """
-        lines = {i: line for i, line in enumerate(self.maps) if isinstance(line, nn.Linear)}
-        if not lines:
-            return
-        moments = {i: Moments(n.in_features, n.out_features, n.weight.device) for i, n in lines.items()}
+        fits: list[_Fit] = []
         with self.open():
             for images in batches:
-                for i, (s_BND, t_BND) in enumerate(self._pairs_of(images)):
-                    if i in moments:
-                        moments[i].add(s_BND.float().flatten(0, 1), _normal(t_BND).flatten(0, 1))
-        for i, line in lines.items():
-            moments[i].gather_(total)
-            weight, bias = moments[i].solve(bias=True)
-            line.weight.copy_(weight)
-            line.bias.copy_(bias)
+                pairs = [(s.float().flatten(0, 1), _normal(t).flatten(0, 1)) for s, t in self._pairs_of(images)]
+                fits = fits or [_Fit(s_ND.shape[-1], t_ND) for s_ND, t_ND in pairs]
+                for fit, (s_ND, t_ND) in zip(fits, pairs, strict=True):
+                    fit.add(s_ND, t_ND)
+        for i, fit in enumerate(fits):
+            fit.gather_(total)
+            line, left = fit.solve()
+            if isinstance(self.maps[i], nn.Linear) or fit.apart() > max(FAR, NEARER * left):
+                self.maps[i] = line
 
     @property
     def layers(self) -> list[tuple[str, str]]:
@@ -96,6 +100,41 @@ class TokenFeatures(nn.Module):
             student, teacher = aligned(to_tokens(own), to_tokens(wanted), self._square)
             total.append(feature_loss(line(student), teacher.detach()))
         return torch.stack(total).mean()
+
+
+class _Fit:
+    """The regression of a layer's normalised teacher tokens on the student's, and how far these are as they are."""
+
+    def __init__(self, width: int, t_ND: Tensor) -> None:
+        self.moments = Moments(width, t_ND.shape[-1], t_ND.device)
+        self.differences = torch.zeros(1, dtype=torch.float64, device=t_ND.device)
+
+    def add(self, s_ND: Tensor, t_ND: Tensor) -> None:
+        self.moments.add(s_ND, t_ND)
+        if s_ND.shape == t_ND.shape:
+            self.differences += (_normal(s_ND) - t_ND).double().square().mean(-1).sum()
+
+    def gather_(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Makes the sums those over all processes."""
+        self.moments.gather_(total)
+        self.differences = total(self.differences)
+
+    def apart(self) -> float:
+        """The loss without a map."""
+        return float(self.differences) / max(self.moments.count, 1)
+
+    def solve(self) -> tuple[nn.Linear, float]:
+        """The map, and about the loss with it.
+
+        What a map leaves unexplained, the share e of variance 1, becomes 2 - 2 sqrt(1 - e) once its outputs, whose
+        variance is 1 - e, are normalised, too.
+        """
+        weight, bias = self.moments.solve(bias=True)
+        line: nn.Linear = nn.utils.skip_init(nn.Linear, *weight.T.shape, device=weight.device)  # type: ignore[no-untyped-call]
+        line.weight.data.copy_(weight)
+        line.bias.data.copy_(bias)
+        left = self.moments.error(weight, bias) / len(bias)
+        return line, 2 - 2 * math.sqrt(max(1 - left, 0.0))
 
 
 def _pairs(
