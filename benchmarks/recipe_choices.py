@@ -10,6 +10,7 @@ images, so that what is chosen here can be reported on test images elsewhere.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -124,7 +125,10 @@ def main() -> None:
     fixed = {k: v for k, v in BASE.to_json().items() if k not in ("epochs", "seed")} | {"amp": given.amp}
     about["calibration"] = f"{subject.images} training images, drawn by the seed, for scores and refit"
     about["base"] = f"{given.epochs} epochs of {given.train_images:,} images, {fixed}"
-    about["interval"] = "two recipes that differ by less than about 0.2 points are alike: other images could turn them"
+    about["interval"] = (
+        f"two recipes that differ by less than about {0.2 * math.sqrt(6000 / n):.1f} points are alike: other images "
+        "could turn them"
+    )
     about["command"] = about["command"].replace(" --page-only", "")
     head = ["changed", *(cell for t in given.targets for cell in (f"top-1 %, {t}", "divergence, mnat"))]
     title = f"{subject.label}: what a short training after pruning should be like"

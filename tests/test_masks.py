@@ -84,7 +84,7 @@ def test_gradients_are_those_of_the_factors(sharing: str) -> None:
     gates.alpha.data.uniform_(0.6, 1.0, generator=draw)
     gates.alpha.data[::7] = 0.0
     gates._write(gates.alpha.data)
-    dense = gates._weights["blocks.0.mlp.fc2.weight"].clone()
+    dense = gates.product.weights["blocks.0.mlp.fc2.weight"].clone()
     model(x).square().sum().backward()
     gates.after_backward(0)
     assert torch.equal(dict(model.named_parameters())["blocks.0.mlp.fc2.weight"], dense)
@@ -254,10 +254,10 @@ def test_norms_count_what_was_drawn() -> None:
     with torch.no_grad():
         gates.alpha.fill_(-0.2)
     gates.refresh()
-    assert int(gates.hard.sum()) == 1 and all(int(kept.sum()) == 1 for kept in gates._kept)
+    assert int(gates.hard.sum()) == 1 and all(int(kept.sum()) == 1 for kept in gates.product.kept)
     gates.before_forward(0)
     drawn = gates._drawn
     assert drawn is not None and 1 < int((drawn > 0).sum()) < len(drawn)
     on = (drawn > 0) | (gates.hard > 0)
-    assert gates._kept and all(torch.equal(kept > 0, on) for kept in gates._kept)
+    assert gates.product.kept and all(torch.equal(kept > 0, on) for kept in gates.product.kept)
     gates.close()

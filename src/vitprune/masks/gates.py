@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +15,9 @@ from vitprune.allocate.widths import Minimum, check_minimum
 from vitprune.arrays import Scores
 from vitprune.masks.cut import Cuts
 from vitprune.masks.errors import MaskError
-from vitprune.masks.layout import Line, layout_of
-from vitprune.masks.norms import kept_forward, norms_of
+from vitprune.masks.layout import layout_of
+from vitprune.masks.norms import norms_of
+from vitprune.masks.product import Product
 from vitprune.masks.relax import Relaxation, StraightThrough
 from vitprune.masks.select import Selector
 from vitprune.masks.vectors import Sharing, tied, vectors_of, without
@@ -34,10 +34,8 @@ class Gates:
     """Masks that are trained beside the weights: a hook of `vitprune.recover.fit`.
 
     Between two steps the model's parameters are the masked ones, so that it computes what the model shrunk by `plan()`
-    would; the unmasked weights are kept aside, and are what the optimizer changes. Norms take their statistics over the
-    kept positions meanwhile. `close()` ends this and leaves the masked weights in the model.
-
-    A step costs three passes over the masked weights (input columns of the layers that read the masked units).
+    would; the unmasked weights are kept aside, and are what the optimizer changes. `close()` ends this and leaves the
+    masked weights in the model. See `Product`.
     """
 
     def __init__(
@@ -84,57 +82,26 @@ class Gates:
         split = dict.fromkeys(v.groups[0] for v in self.vectors if not v.alone) if sharing == "independent" else {}
         followers = [(name, s) for name in split for s in cuts.readers(graph[name])]
         self.layout, norm_lines = layout_of(graph, self.vectors, cuts.shapes, labels, followers, round_to, minimum)
-        named = dict(model.named_parameters(remove_duplicate=False))
-        device = next(iter(named.values())).device
+        self.product = Product(model, self.layout, norm_lines, rms)
+        device = next(model.parameters()).device
         self.select = Selector(self.layout, device)
         self.alpha = nn.Parameter(self.relaxation.start(self.layout.units).to(device))
-        self._ids = torch.as_tensor(self.layout.ids, device=device)
-        self._unions = torch.as_tensor(self.layout.unions, device=device)
-        self._one = torch.ones(1, device=device)
-        self._held: dict[str, tuple[nn.Parameter, tuple[Line, ...]]] = {}
-        for line in self.layout.lines:
-            _, lines = self._held.get(line.tensor, (named[line.tensor], ()))
-            self._held[line.tensor] = (named[line.tensor], (*lines, line))
-        frozen = [name for name, (p, _) in self._held.items() if not p.requires_grad]
-        if frozen:
-            raise MaskError(f"masks need the gradients of the weights they multiply, but {frozen[0]} has none")
-        self._norms = [(model.get_submodule(line.tensor), line, line.tensor in rms) for line in norm_lines]
-        self._kept = [torch.ones(line.stop - line.start, device=device) for line in norm_lines]
-        self._weights: dict[str, Tensor] = {}  # the unmasked values, while the model holds masked ones
-        self._spare: dict[str, Tensor] = {}
         self.hard = torch.ones(self.layout.units, device=device)
-        self._factors = self._sounds = self.hard  # what multiplies the weights, and where that is not nothing
         self.threshold = self.relaxation.threshold
         self.counts: Tensor | None = None  # (clusters,) where they are given instead of found by the threshold
         self.settled = False  # whether they are those of the target
         self._drawn: Tensor | None = None
-        self._open = False
         self.open_()
 
     def open_(self) -> None:
         """Takes hold of the model: its parameters become the masked ones, its norms see kept positions only."""
-        assert not self._open
-        self._open = True
-        self._weights = {name: p.data for name, (p, _) in self._held.items()}
-        self._spare = {name: torch.empty_like(p.data) for name, (p, _) in self._held.items()}
-        for (module, _, rms), kept in zip(self._norms, self._kept, strict=True):
-            vars(module)["forward"] = kept_forward(module, kept, rms)
-        with torch.no_grad():
-            self._write(self.relaxation.evaluated(self.alpha, self.hard))
+        self.product.open_()
+        self._write(self.relaxation.evaluated(self.alpha, self.hard))
 
     def close(self) -> None:
         """Lets go of the model and leaves the masked weights in it."""
-        if self._open:
-            weights = self._let_go()
-            for name, (parameter, _) in self._held.items():
-                weights[name].copy_(parameter.data)
-                parameter.data = weights[name]
-
-    def _let_go(self) -> dict[str, Tensor]:
-        weights, self._weights, self._spare, self._open = self._weights, {}, {}, False
-        for module, _, _ in self._norms:
-            vars(module).pop("forward", None)
-        return weights
+        if self.product.is_open:
+            self.product.close_()
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -150,31 +117,17 @@ class Gates:
         self.relaxation.calm()
 
     def extended(self, values: Tensor) -> Tensor:
-        """(units + 1 + unions,): the units' values, the constant 1, and 0 or 1 for what several vectors decide."""
-        parts = [values, self._one.to(values.dtype)]
-        if len(self._unions):
-            parts.append(self._sounds[self._unions].amax(1).to(values.dtype))
-        return torch.cat(parts)
+        """As `Product.extended`."""
+        return self.product.extended(values)
 
     @torch.no_grad()
     def _write(self, values: Tensor) -> None:
-        """Sets the parameters to weights times factors, and the norms to the kept positions.
+        """Masks the weights by the units' values.
 
         Where factors are drawn, units that are on in this step count as kept: statistics over fewer positions than are
         in use may be those of a single one, which has no variance.
         """
-        self._factors, self._sounds = values, torch.maximum(self.hard, (values != 0).to(self.hard.dtype))
-        lines = self.extended(values)[self._ids].prod(1)
-        for name, (parameter, mine) in self._held.items():
-            target, weights = self._spare[name], self._weights[name]
-            for i, line in enumerate(mine):
-                factor = _along(lines[line.start : line.stop], line.dim, weights.ndim).to(weights.dtype)
-                torch.mul(target if i else weights, factor, out=target)
-            parameter.data = target
-        if self._norms:
-            kept = self.extended(self._sounds)[self._ids].prod(1)
-            for (_, line, _), held in zip(self._norms, self._kept, strict=True):
-                held.copy_(kept[line.start : line.stop])
+        self.product.write_(values, torch.maximum(self.hard, (values != 0).to(self.hard.dtype)))
 
     # the training loop's hook
 
@@ -189,35 +142,13 @@ class Gates:
             self._drawn = self.relaxation.factors(self.alpha, self.hard)
             self._write(self._drawn.detach())
 
-    @torch.no_grad()
     def after_backward(self, step: int) -> None:
         """Gives the masks their gradients, and the optimizer the unmasked weights with theirs."""
-        extended = self.extended(self._factors)
-        columns = extended[self._ids]
-        lines = columns.prod(1)
-        slopes = torch.zeros_like(lines)
-        for name, (parameter, mine) in self._held.items():
-            weights = self._weights[name]
-            parameter.data = weights
-            if parameter.grad is None:
-                continue
-            factors = [_along(lines[m.start : m.stop], m.dim, weights.ndim).to(weights.dtype) for m in mine]
-            product = parameter.grad * weights
-            for i, line in enumerate(mine):
-                others = [f for j, f in enumerate(factors) if j != i]
-                slopes[line.start : line.stop] = _summed(product, others, line.dim).to(slopes.dtype)
-            for factor in factors:
-                parameter.grad.mul_(factor)
-        gradient = torch.zeros_like(extended)
-        for i in range(columns.shape[1]):
-            rest = torch.cat([columns[:, :i], columns[:, i + 1 :]], dim=1).prod(1)
-            gradient.index_add_(0, self._ids[:, i], slopes * rest)
-        values = self._drawn
+        gradient, values = self.product.pull_back_(), self._drawn
         if values is None:
-            with torch.enable_grad():
-                values = self.relaxation.factors(self.alpha, self.hard)
+            values = self.relaxation.factors(self.alpha, self.hard)
         self._drawn = None
-        torch.autograd.backward(values, gradient[: len(values)].to(values.dtype))
+        torch.autograd.backward(values, gradient.to(values.dtype))
 
     def after_step(self, step: int) -> None:
         """Masks the changed weights by the changed masks."""
@@ -227,14 +158,14 @@ class Gates:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks and the unmasked weights."""
-        state = {"alpha": self.alpha.data} | {f"weight.{name}": w for name, w in self._weights.items()}
+        state = {"alpha": self.alpha.data} | {f"weight.{name}": w for name, w in self.product.weights.items()}
         return state if self.counts is None else state | {"counts": self.counts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores them."""
         with torch.no_grad():
             self.alpha.copy_(state["alpha"])
-            for name, weights in self._weights.items():
+            for name, weights in self.product.weights.items():
                 weights.copy_(state[f"weight.{name}"])
         if "counts" in state:
             self.counts = state["counts"].to(self.alpha.device)
@@ -303,12 +234,11 @@ class Gates:
     @contextmanager
     def closed(self) -> Iterator[nn.Module]:
         """Meanwhile the model is a plain one, with the masked weights."""
-        weights = self._let_go()
+        weights = self.product.let_go_()
         try:
             yield self.model
         finally:
-            for name, (parameter, _) in self._held.items():
-                parameter.data = weights[name]
+            self.product.give_back_(weights)
             self.open_()
 
     def shrink(self, example: tuple[Any, ...], plan: Plan | None = None, *, check: bool = True) -> nn.Module:
@@ -327,40 +257,10 @@ class Gates:
 
         Only masks of which a group has several leave any: a unit goes when all of them drop it.
         """
-        keep = keep_from(self.graph, plan)
-        lines = self.extended(self.hard)[self._ids].prod(1).cpu().numpy()
-        found: dict[str, int] = {}
-        for name, (parameter, mine) in self._held.items():
-            stays = [np.ones(n, dtype=bool) for n in parameter.shape]
-            for dim, kept in enumerate(keep.tensor(name)):
-                if kept is not None:
-                    stays[dim] = np.isin(np.arange(parameter.shape[dim]), kept)
-            sounds = [s.copy() for s in stays]
-            for line in mine:
-                sounds[line.dim] &= lines[line.start : line.stop] > 0
-            lost = math.prod(int(s.sum()) for s in stays) - math.prod(int(s.sum()) for s in sounds)
-            if lost:
-                found[name] = lost
-        return found
+        return self.product.silenced(keep_from(self.graph, plan), self.hard)
 
 
 def floors(minimum: Minimum) -> frozenset[str]:
     """The kinds whose smallest size was given, and is more than the one unit that is always left."""
     given = dict.fromkeys(ALL_KINDS, minimum) if isinstance(minimum, int) else dict(minimum or {})
     return frozenset(kind for kind, value in given.items() if value > 1)
-
-
-def _along(line: Tensor, dim: int, ndim: int) -> Tensor:
-    """A (n,) vector shaped to multiply dim `dim` of a tensor with `ndim` dims."""
-    return line.view([-1 if d == dim else 1 for d in range(ndim)])
-
-
-def _summed(product: Tensor, others: Sequence[Tensor], dim: int) -> Tensor:
-    """(n,): the product times the factors of the other dims, summed over all dims but `dim`."""
-    if product.ndim == 2 and len(others) == 1:
-        other = others[0].flatten()
-        return product @ other if dim == 0 else other @ product
-    for other in others:
-        product = product * other
-    rest = [d for d in range(product.ndim) if d != dim]
-    return product.sum(rest) if rest else product
