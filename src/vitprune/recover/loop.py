@@ -22,11 +22,11 @@ from vitprune.recover.optimizer import add_groups_, learning_rate, make_optimize
 from vitprune.recover.parts import Parts, State, check_same
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
+from vitprune.recover.splits import first_images, share_out_, two_images
 from vitprune.recover.stall import stalled
 from vitprune.recover.teaching import Teaching, classes
 from vitprune.recover.upkeep import Upkeep
 
-MAPPED = 256  # images that maps between token features are fitted with
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
 
 
@@ -55,13 +55,7 @@ class Loop:
         self.has_state = also if isinstance(also, StatefulHook) else None
         self.has_cost = also if isinstance(also, CostHook) else None
         self.teacher = teacher.to(self.runtime.device).eval() if teacher is not None else None
-        for name, split in (("training", train), ("validation", val)):
-            if split.size < self.runtime.world:
-                raise TrainError(
-                    f"{self.runtime.world} processes need an image each, but there are {split.size} {name} images; "
-                    "launch fewer processes, or give more images"
-                )
-            split.set_shard(self.runtime.rank, self.runtime.world)
+        share_out_(train, val, self.runtime)
         self.called = self.runtime.wrap(model, self._some_images)
         self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
         self.hooked: list[nn.Parameter] = []
@@ -69,8 +63,9 @@ class Loop:
             groups = also.extra_parameters()
             add_groups_(self.optimizer, groups)
             self.hooked = [p for parameters, _, _ in groups.values() for p in parameters]
+        some = first_images(train, self.runtime)
         self.teaching = Teaching(
-            self.model, self.teacher, settings, self._some_images, self._first_images(), self.runtime.sum, progress
+            self.model, self.teacher, settings, self._some_images, some, self.runtime.sum, progress
         )
         if parameters := self.teaching.parameters():
             maps = {"params": parameters, "weight_decay": settings.weight_decay, "lr_scale": 1.0}
@@ -104,18 +99,7 @@ class Loop:
         return ModelEmaV3(self.model, decay=self.settings.ema, use_warmup=True)
 
     def _some_images(self) -> Tensor:
-        """Two validation images, or one where there is no other."""
-        return next(iter(self.val))[0][:2].to(self.runtime.device)
-
-    def _first_images(self) -> Iterator[Tensor]:
-        """Batches of training images as the first epoch has them, `MAPPED` images or a few more over all processes."""
-        self.train.set_epoch(0)
-        seen = 0
-        for images, _ in self.train:
-            yield images.to(self.runtime.device)
-            seen += len(images) * self.runtime.world
-            if seen >= MAPPED:
-                return
+        return two_images(self.val, self.runtime)
 
     def epoch(self, epoch: int) -> None:
         """One pass over the training images, or what is left of it, validation, and a checkpoint."""
