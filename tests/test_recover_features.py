@@ -61,7 +61,7 @@ def test_it_teaches_without_scores_and_leaves_the_teacher_alone() -> None:
     before = distance(student, teacher)
     weights = {k: v.clone() for k, v in teacher.state_dict().items()}
     fit(student, quarters(), quarters(40, shuffle=False), replace(ON, epochs=8, feature_weight=4.0), teacher=teacher)
-    assert distance(student, teacher) < 0.6 * before
+    assert distance(student, teacher) < 0.75 * before
     assert equal(weights, teacher.state_dict())
     assert not any(m._forward_hooks for model in (student, teacher) for m in model.modules())
 
