@@ -57,11 +57,11 @@ def test_it_teaches_without_scores_and_leaves_the_teacher_alone() -> None:
     noise = torch.Generator().manual_seed(0)
     for name, weights in teacher.state_dict().items():
         if "head" not in name:
-            student.state_dict()[name].copy_(weights + 0.02 * torch.randn(weights.shape, generator=noise))
+            student.state_dict()[name].copy_(weights + 0.01 * torch.randn(weights.shape, generator=noise))
     before = distance(student, teacher)
     weights = {k: v.clone() for k, v in teacher.state_dict().items()}
     fit(student, quarters(), quarters(40, shuffle=False), replace(ON, epochs=8, feature_weight=4.0), teacher=teacher)
-    assert distance(student, teacher) < 0.75 * before
+    assert distance(student, teacher) < 0.5 * before
     assert equal(weights, teacher.state_dict())
     assert not any(m._forward_hooks for model in (student, teacher) for m in model.modules())
 
