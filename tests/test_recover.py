@@ -213,9 +213,11 @@ def test_frozen_parameters_stay() -> None:
 
 def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_amp("fp16", "cpu") == "fp16"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert resolve_amp("auto", "cpu") == "bf16"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for tiles, vectors in ((True, False), (False, True), (False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=tiles: has, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=vectors: has, raising=False)
+        assert resolve_amp("auto", "cpu") == ("bf16" if tiles or vectors else "no")
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     assert resolve_amp("auto", "cpu") == "no"
     with Runtime("cpu", "bf16").autocast():
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16

@@ -20,13 +20,17 @@ PROJECT = "vitprune"  # name that trackers file runs under
 
 
 def resolve_amp(amp: str, device: str) -> str:
-    """The precision to run in; "auto" is "bf16" where the device has bf16 matrix units (CUDA, AMX), else "no"."""
+    """The precision to run in; "auto" is "bf16" where the device multiplies in it, else "no"."""
     if amp != "auto":
         return amp
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return "bf16" if device == "cpu" and tiles is not None and tiles() else "no"
+    return "bf16" if device == "cpu" and any(map(_cpu_has, ("amx_tile", "avx512_bf16"))) else "no"
+
+
+def _cpu_has(units: str) -> bool:
+    ask = getattr(torch.cpu, f"_is_{units}_supported", None)  # private to torch, and not in every version
+    return ask is not None and bool(ask())
 
 
 def _check_launch() -> None:
