@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import floor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -96,6 +97,7 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
     panels = figure.subplots(
         len(groups), 1, sharex=True, squeeze=False, height_ratios=[len(ways) + 1 for _, ways in groups]
     )[:, 0]
+    left = max(LEAST, floor(min(100 * r["top1"] for _, ways in groups for _, _, mine in ways for r in mine)) - 0.5)
     for panel, (target, ways) in zip(panels, groups, strict=True):
         ways.sort(key=lambda w: mean(r["top1"] for r in w[2]))
         for place, (_, way, mine) in enumerate(ways):
@@ -110,7 +112,7 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
         panel.set_ylim(-0.6, len(ways) - 0.4)
         panel.axvline(100 * dense, color="#59616c", linestyle=":", linewidth=1)
         panel.set_title(target, loc="left", fontsize=9)
-        panel.set_xlim(LEAST, 100 * dense + 0.7)
+        panel.set_xlim(left, 100 * dense + 0.7)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="x", alpha=0.3)
     panels[-1].set_xlabel("top-1, %; dots: seeds, bar: their mean, dotted: dense; blue: masks and VTP")
