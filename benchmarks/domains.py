@@ -25,10 +25,12 @@ from vitprune.recover import TrainSettings
 from vitprune.report import DomainStudy, domains_json, draw_domains
 from vitprune.report.domains_table import (
     ABOUT_ACCURACY,
+    ABOUT_BREAKS,
     ABOUT_COSTS,
     ABOUT_SELECTION,
     Table,
     accuracy_table,
+    break_table,
     cost_table,
     selection_table,
 )
@@ -60,6 +62,7 @@ def sections(found: DomainStudy, pictures: list[str]) -> list[str]:
     """The page below its head."""
     parts = [" ".join(ABOUT_ACCURACY.split()), markdown(accuracy_table(found))]
     parts += [f"![Top-1 in held-out domains]({name})" for name in pictures]
+    parts += ["## Where it breaks", " ".join(ABOUT_BREAKS.split()), markdown(break_table(found))]
     parts += ["## Costs", " ".join(ABOUT_COSTS.split()), markdown(cost_table(found))]
     if found.selections():
         parts += ["## Chosen among all", " ".join(ABOUT_SELECTION.split()), markdown(selection_table(found))]

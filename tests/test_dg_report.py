@@ -12,8 +12,16 @@ import pytest
 from vitprune.errors import StoreError
 from vitprune.pipeline.report_run import run_report
 from vitprune.report import DomainCell, DomainScores, DomainStudy, domains_csv, domains_json, domains_markdown
+from vitprune.report.domains_breaks import breaks
 from vitprune.report.domains_picture import draw_domains
-from vitprune.report.domains_table import accuracy_table, cost_table, domains_from_json, print_domains, selection_table
+from vitprune.report.domains_table import (
+    accuracy_table,
+    break_table,
+    cost_table,
+    domains_from_json,
+    print_domains,
+    selection_table,
+)
 
 
 def cell(
@@ -75,6 +83,26 @@ def test_choices_by_validation_and_by_the_oracle() -> None:
     assert study().selections() == ()
 
 
+def test_where_it_breaks_by_hand() -> None:
+    """Drops at 25 %: a 0.002, b 0.03 and 0.005; at 50 % a 0.2, b 0.4 and 0.2; by l1, of one seed, a 0.015 at 25 %."""
+    tops = {("a", 0): 0.798, ("b", 0): 0.57, ("a", 1): 0.698, ("b", 1): 0.695}
+    quarter = [replace(cell(h, s, 0.89, top, "global", "l2"), ratio=0.25) for (h, s), top in tops.items()]
+    single = replace(cell("a", 0, 0.9, 0.785, "global", "l1"), ratio=0.25)
+    l2, l1 = breaks(study(*quarter, single))
+    assert (l2.line, l1.line, l2.largest, l1.largest) == ("global l2", "global l1", 0.5, 0.25)
+    # at 25 %: a loses 0.2 points; b 1.75 ± 1.25, not a point beyond its error; their mean 0.98 ± 0.63
+    assert l2.by_domain == {"a": 0.5, "b": 0.5} and l2.outside == 0.5
+    assert l2.inside == 0.5  # at 25 % it gains: 0.89 against 0.85
+    assert l1.by_domain == {"a": 0.25} and l1.outside is None and l1.inside is None  # a mean needs both domains
+    strict = breaks(study(*quarter), limit=0.003)[0]
+    assert list(strict.by_domain.items()) == [("b", 0.25), ("a", 0.5)]  # the first to break first
+    assert strict.outside == 0.25 and strict.inside == 0.5
+    lines = break_table(study(*quarter, single))[1]
+    assert lines[0] == ["vit", "global l2", "50%", "50%", "a at 50%, b at 50%"]
+    assert lines[1][2:] == ["above 25%", "above 25%", "a at 25%"]
+    assert breaks(DomainStudy("Empty", ("a",), ())) == () and break_table(study())[1][0][2] == "50%"
+
+
 def test_pages_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     open_cell = DomainCell("vit", "a", 2, "global", "l2", "", 0.5, "k")
     failed = DomainCell("vit", "b", 2, "global", "l2", "worst", 0.5, "f", error="no luck")
@@ -86,6 +114,7 @@ def test_pages_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert cost_table(found)[1][0][3:5] == ["45.0%", "-"] and selection_table(found)[1][0][1] == "50%"
     page = domains_markdown(found, {"vit": "x.png"})
     assert "![Top-1 in held-out domains of vit](x.png)" in page
+    assert "## Where it breaks" in page and "| vit | global l2 | 50% | 50% | a at 50%, b at 50% |" in page
     assert "- vit global l2 (worst) 0.5 without b seed 2 (f): no luck" in page
     rows = list(csv.DictReader(domains_csv(found).splitlines()))
     assert [r["top1"] for r in rows if r["key"] == "a0dense"] == ["0.90000", "0.90000", "0.80000", "0.10000"]

@@ -15,6 +15,7 @@ from vitprune.report.domains_panels import domain_panels
 from vitprune.report.domains_table import (
     ABOUT_ACCURACY,
     accuracy_table,
+    break_table,
     cost_table,
     domains_csv,
     selection_table,
@@ -168,6 +169,7 @@ def domains_section(runs: Sequence[ReadRun]) -> Section | None:
                 caption = f"{model}, against what is removed. Bars: standard deviation over seeds."
                 items.append(Figure(f"domains{end}-{place}", caption, panels, domains_csv(study)))
         for title, (headings, lines), left, name in (
+            ("Smallest share gone that costs more than a point", break_table(study), {0, 1, 4}, "domains-breaks"),
             ("What stays, and what it gains in time", cost_table(study), {0, 2}, "domains-costs"),
             ("Chosen among all forms and scores", selection_table(study), {0, 4}, "domains-choice"),
         ):

@@ -98,6 +98,7 @@ class DomainLine:
     inside: Spread | None  # over seeds, of the mean over source domains, over all that were held out
     drop_outside: Interval | None  # dense less this, paired by seed
     drop_inside: Interval | None
+    drop_by_domain: Mapping[str, Interval]  # held-out domain -> dense less this there; empty for the dense model
     shares: Mapping[str, float]  # mean
     speed: Mapping[int, float]  # median
     epoch_s: float | None  # median
@@ -191,6 +192,7 @@ class DomainStudy:
             spread(list(inside.values())) if inside else None,
             by_seed(base, mean) if line != DENSE else None,
             by_seed(base_inside, inside) if line != DENSE else None,
+            _drops(dense, cells, names) if line != DENSE else {},
             {s: fmean(c.shares[s] for c in cells if s in c.shares) for s in costs},
             {b: median(c.speed[b] for c in cells if b in c.speed) for b in batches},
             *times,
@@ -230,6 +232,17 @@ def _within(cell: DomainCell) -> float:
 def _told(cell: DomainCell) -> float:
     told = None if cell.found is None else cell.found.told
     return -1.0 if told is None else told
+
+
+def _drops(dense: Sequence[DomainCell], cells: Sequence[DomainCell], names: Sequence[str]) -> dict[str, Interval]:
+    """Held-out domain -> how much more the dense models have there, paired by seed."""
+    found = {n: by_seed(_in_domain(dense, n), _in_domain(cells, n)) for n in names}
+    return {n: drop for n, drop in found.items() if drop is not None}
+
+
+def _in_domain(cells: Iterable[DomainCell], name: str) -> dict[int, float]:
+    """Seed -> top-1 in a held-out domain."""
+    return {c.seed: c.found.outside[name] for c in cells if c.found is not None and name in c.found.outside}
 
 
 def _middle(values: Iterable[float | None]) -> float | None:

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 from vitprune.report.domains import DomainCell, DomainLine, DomainScores, DomainStudy, Selection
+from vitprune.report.domains_breaks import LIMIT, Break, breaks
 from vitprune.report.paired import Interval, Spread
 from vitprune.report.terminal import print_table
 
 Table = tuple[list[str], list[list[str]]]  # headings, lines
-LEFT = ("model", "form and score", "chosen by validation")
+LEFT = ("model", "form and score", "chosen by validation", "held-out domains that break")
 
 
 def domains_json(found: DomainStudy) -> dict[str, Any]:
@@ -101,6 +102,22 @@ def accuracy_table(found: DomainStudy) -> Table:
     ]
 
 
+def break_table(found: DomainStudy) -> Table:
+    """From which ratio on every form and score loses more than a point, outside and inside."""
+    headings = ["model", "form and score", "mean outside", "in-domain", "held-out domains that break"]
+    return headings, [
+        [b.model, b.line, _ratio(b.outside, b), _ratio(b.inside, b), _breaking(b)] for b in breaks(found, LIMIT)
+    ]
+
+
+def _breaking(b: Break) -> str:
+    return ", ".join(f"{name} at {ratio:.0%}" for name, ratio in b.by_domain.items()) or "none"
+
+
+def _ratio(value: float | None, b: Break) -> str:
+    return f"above {b.largest:.0%}" if value is None else f"{value:.0%}"
+
+
 def cost_table(found: DomainStudy) -> Table:
     """What stays, how much faster it is, and what an epoch and all training take, beside the dense model's."""
     lines = [line for line in found.lines() if line.ratio]
@@ -153,6 +170,9 @@ seed by seed. In-domain: mean over the source domains, on the 20 % of their imag
 the epoch (and the learning rate) was chosen. "dense, trained on": the dense model with the epochs of fine-tuning that
 the pruned ones had. Drops: points that the dense model has more, mean and standard error of the differences by seed;
 outside of the mean, inside of in-domain."""
+ABOUT_BREAKS = """The smallest of the measured shares at which a model loses more than a point against the dense one, by
+more than a standard error where there are several seeds: of the mean over held-out domains, of that over source
+domains, and of every held-out domain alone."""
 ABOUT_COSTS = """Shares of the dense model's parameters and MACs that stay. Speed-up: the dense model's median time over
 the pruned one's, measured in turns, median over cells. Times of an epoch of fine-tuning, validation included, beside
 that of the dense model's training on the same images."""
@@ -168,6 +188,8 @@ def domains_markdown(found: DomainStudy, pictures: dict[str, str]) -> str:
         parts += [ABOUT_ACCURACY, "", *_markdown(accuracy_table(found)), ""]
         for model, picture in pictures.items():
             parts += [f"![Top-1 in held-out domains of {model}]({picture})", ""]
+        if break_table(found)[1]:
+            parts += ["## Where it breaks", "", ABOUT_BREAKS, "", *_markdown(break_table(found)), ""]
         if cost_table(found)[1]:
             parts += ["## Costs", "", ABOUT_COSTS, "", *_markdown(cost_table(found)), ""]
     if found.selections():
@@ -181,6 +203,7 @@ def print_domains(found: DomainStudy) -> None:
     """Prints the tables to standard output, and the failed cells below them."""
     for title, (headings, lines) in (
         (found.title, accuracy_table(found)),
+        ("where it breaks: the smallest share gone that costs more than a point", break_table(found)),
         ("costs", cost_table(found)),
         ("chosen among all", selection_table(found)),
     ):

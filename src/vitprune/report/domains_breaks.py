@@ -1,0 +1,54 @@
+"""At which ratio pruned models break, in domains that training saw and in those that it did not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vitprune.report.domains import DomainLine, DomainStudy
+from vitprune.report.paired import Interval
+
+LIMIT = 0.01  # of top-1 in 0..1: a point
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The smallest ratio at which a form and score of one model loses too much; None: at none that was measured.
+
+    Too much is a drop below the dense model of more than a limit and the standard error together, where several seeds
+    tell one. Drops are paired by seed.
+    """
+
+    model: str
+    line: str
+    largest: float  # ratio that was measured
+    by_domain: Mapping[str, float]  # held-out domain -> ratio, for the domains that break, the first one first
+    outside: float | None  # of the mean over held-out domains
+    inside: float | None  # of the mean over source domains
+
+
+def breaks(found: DomainStudy, limit: float = LIMIT) -> tuple[Break, ...]:
+    """One for every model, form and score of a study; `limit` is a difference of top-1 in 0..1."""
+    lines: dict[tuple[str, str], list[DomainLine]] = {}
+    for line in found.lines():
+        if line.ratio:
+            lines.setdefault((line.model, line.line), []).append(line)
+    return tuple(_break(sorted(of, key=lambda one: one.ratio), limit) for of in lines.values())
+
+
+def _break(lines: list[DomainLine], limit: float) -> Break:
+    names = list(dict.fromkeys(name for line in lines for name in line.drop_by_domain))
+    places = {n: _first([(one.ratio, one.drop_by_domain.get(n)) for one in lines], limit) for n in names}
+    known = {name: ratio for name, ratio in places.items() if ratio is not None}
+    return Break(
+        lines[0].model,
+        lines[0].line,
+        lines[-1].ratio,
+        {name: known[name] for name in sorted(known, key=lambda n: known[n])},
+        _first([(one.ratio, one.drop_outside) for one in lines], limit),
+        _first([(one.ratio, one.drop_inside) for one in lines], limit),
+    )
+
+
+def _first(drops: list[tuple[float, Interval | None]], limit: float) -> float | None:
+    return next((ratio for ratio, drop in drops if drop is not None and drop.mean - (drop.se or 0.0) > limit), None)
