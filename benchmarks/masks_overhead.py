@@ -23,16 +23,17 @@ from vitprune.allocate import Target
 from vitprune.masks import Pressure, Search, on_model
 from vitprune.recover import TrainSettings
 from vitprune.recover.optimizer import add_groups_, make_optimizer
+from vitprune.recover.runtime import Runtime
 from vitprune.trace import trace
 
 KINDS = {"without residual": ("mlp", "qk", "v", "heads"), "all": None}
 
 
 class Side:
-    """One model in training, with gates or without."""
+    """One model in training, with gates or without; `amp`: "no" or "bf16"."""
 
-    def __init__(self, model: nn.Module, hook: Search | None, amp: bool) -> None:
-        self.model, self.hook, self.amp = model.train(), hook, amp
+    def __init__(self, model: nn.Module, hook: Search | None, device: str, amp: str) -> None:
+        self.model, self.hook, self.runtime = model.train(), hook, Runtime(device, amp)
         self.optimizer = make_optimizer(model, TrainSettings())
         if hook is not None:
             add_groups_(self.optimizer, hook.extra_parameters())
@@ -45,14 +46,14 @@ class Side:
         began = time.perf_counter()
         if self.hook is not None:
             self.hook.before_forward(self.step)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
+        with self.runtime.autocast():
             loss = nn.functional.cross_entropy(self.model(x).float(), y)
             if self.hook is not None:
                 loss = loss + self.hook.extra_loss(self.step)
-        loss.backward()
+        self.runtime.backward(loss)
         if self.hook is not None:
             self.hook.after_backward(self.step)
-        nn.utils.clip_grad_norm_(list(self.model.parameters()), 1.0)
+        self.runtime.clip(list(self.model.parameters()), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.hook is not None:
@@ -71,7 +72,8 @@ def measure(name: str, batch: int, kinds: str, device: str, turns: int, amp: boo
     masked = copy.deepcopy(model).to(device)
     graph = trace(masked, (x[:2],))
     hook = Search(on_model(masked, graph, KINDS[kinds]), Pressure(target=Target("macs", 0.5)), turns)
-    sides = Side(model.to(device), None, amp), Side(masked, hook, amp)
+    how = device, "bf16" if amp else "no"
+    sides = Side(model.to(device), None, *how), Side(masked, hook, *how)
     rng, times = np.random.default_rng(0), np.zeros((turns, 2))
     for turn in range(-warm, turns):
         for side in rng.permutation(2):

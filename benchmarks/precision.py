@@ -9,10 +9,14 @@ does not depend on them.
 from __future__ import annotations
 
 import copy
-import time
 
 import numpy as np
+import timm
+import torch
+from masks_overhead import Side
 from record import parser, setting, shown, table, write
+
+from vitprune.recover.runtime import resolve_amp
 
 
 def main() -> None:
@@ -24,27 +28,7 @@ def main() -> None:
     options.add_argument("--turns", type=int, default=15)
     given = options.parse_args()
 
-    import timm
-    import torch
-    from torch import nn
-
-    from vitprune.recover import TrainSettings
-    from vitprune.recover.optimizer import make_optimizer
-    from vitprune.recover.runtime import Runtime, resolve_amp
-
     torch.set_num_threads(given.threads)
-    runtimes = [Runtime("cpu", amp) for amp in ("no", "bf16")]
-
-    def step(side: int, model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> float:
-        began = time.perf_counter()
-        with runtimes[side].autocast():
-            loss = nn.functional.cross_entropy(model(x).float(), y)
-        runtimes[side].backward(loss)
-        runtimes[side].clip(list(model.parameters()), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return 1e3 * (time.perf_counter() - began)
-
     rng, rows, lines = np.random.default_rng(given.seed), [], []
     for size in given.sizes.split(","):
         pixels, patch, batch = map(int, size.split("/"))
@@ -52,13 +36,13 @@ def main() -> None:
             torch.manual_seed(given.seed)
             shape = {"img_size": pixels, "patch_size": patch, "embed_dim": width, "depth": given.depth}
             model = timm.create_model("vit_tiny_patch16_224", **shape, num_heads=2, num_classes=10).train()
-            twins = model, copy.deepcopy(model)
-            optimizers = [make_optimizer(twin, TrainSettings()) for twin in twins]
+            twin = copy.deepcopy(model)
+            sides = Side(model, None, "cpu", "no"), Side(twin, None, "cpu", "bf16")
             x, y = torch.randn(batch, 3, pixels, pixels), torch.randint(0, 10, (batch,))
             times = np.zeros((given.turns, 2))
             for turn in range(-2, given.turns):
                 for side in rng.permutation(2):
-                    took = step(side, twins[side], optimizers[side], x, y)
+                    took = sides[side](x, y)
                     if turn >= 0:
                         times[turn, side] = took
             plain, half = np.median(times, axis=0)
