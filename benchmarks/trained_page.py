@@ -49,20 +49,24 @@ def page(rows: Sequence[Row], dense: float, total: int, picture: str) -> list[st
         small += [
             f"{r['width']} at {target} (seed {r['seed']}, {r['time']:.2f} of the time)" for r in mine if "width" in r
         ]
-    found = [
-        f"Dense: {100 * dense:.2f} %. Means over seeds, with the standard deviation where there are several. "
-        "Points lost, against the anchor and the aim:",
-        table(["target", "way", "lost", "anchor", "aim", "holds", "seeds"], verdict),
+    found = [f"Dense: {100 * dense:.2f} %. Means over seeds, with the standard deviation where there are several."]
+    if verdict:
+        found[0] += " Points lost, against the anchor and the aim:"
+        found.append(table(["target", "way", "lost", "anchor", "aim", "holds", "seeds"], verdict))
+    found += [
         f"![Top-1 of every way]({picture})",
         "All ways. Shares are of the dense model, in percent; `rate`: VTP's share of gates to close, and the others at "
         f"the MACs that it came to; `{UNCUT}`: the dense model with the training alone. Refitted: before the training, "
         "or between search and fine-tuning, where there was a refit:",
         table(["target", "way", "refitted, %", "trained, %", "points lost", "MACs", "parameters", "seeds"], listing),
-        "What masks count, and what is left after physical removal (parameters in percent of the dense model's); what "
-        "went on after the search, by validation images: the units of masks, with weights trained or refitted, or "
-        "those that scores had chosen before:",
-        table(["target", "way", "not masked", "not removed", "top-1, %", "went on with"], left),
     ]
+    if left:
+        found += [
+            "What masks count, and what is left after physical removal (parameters in percent of the dense model's); "
+            "what went on after the search, by validation images: the units of masks, with weights trained or "
+            "refitted, or those that scores had chosen before:",
+            table(["target", "way", "not masked", "not removed", "top-1, %", "went on with"], left),
+        ]
     if small:
         found.append(f"Widths of the small models, as quick at batch 32 as the one-shot ones: {', '.join(small)}.")
     return found
