@@ -101,7 +101,8 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
     panels = figure.subplots(
         len(groups), 1, sharex=True, squeeze=False, height_ratios=[len(ways) + 1 for _, ways in groups]
     )[:, 0]
-    left = max(LEAST, floor(min(100 * r["top1"] for _, ways in groups for _, _, mine in ways for r in mine)) - 0.5)
+    lowest = [min(100 * r["top1"] for r in mine) for _, ways in groups for _, _, mine in ways]
+    left = max(LEAST, floor(min((v for v in lowest if v >= LEAST), default=LEAST)) - 0.5)
     for panel, (target, ways) in zip(panels, groups, strict=True):
         ways.sort(key=lambda w: mean(r["top1"] for r in w[2]))
         for place, (_, way, mine) in enumerate(ways):
@@ -111,7 +112,7 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
                 panel.plot(values, [place] * len(values), "o", color=colour, alpha=0.45, markersize=4, linewidth=0)
                 panel.plot([mean(values)], [place], "|", color=colour, markersize=11, markeredgewidth=2)
             else:
-                panel.text(LEAST + 0.1, place, f"{mean(values):.1f} %", va="center", fontsize=8, color=colour)
+                panel.text(left + 0.1, place, f"{mean(values):.1f} %", va="center", fontsize=8, color=colour)
         panel.set_yticks(range(len(ways)), [way for _, way, _ in ways], fontsize=8)
         panel.set_ylim(-0.6, len(ways) - 0.4)
         panel.axvline(100 * dense, color="#59616c", linestyle=":", linewidth=1)
