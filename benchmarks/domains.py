@@ -3,6 +3,8 @@
     python benchmarks/domains.py                                    # rotated Fashion-MNIST, 0 and 90 degrees held out
     python benchmarks/domains.py --data fashion-mnist-domains --scores hessian,magnitude-l2,random
     python benchmarks/domains.py --data PACS --pretrained --images 0 --models "hf:~/vit-base"
+    python benchmarks/domains.py --label rotated-fashion-mnist-dinov2 --models "hf:/tmp/dinov2-56?attn=eager" \
+        --pretrained --images 600 --dense-epochs 4 --epochs 2 --dense-lr 1e-4 --lr 5e-5  # dinov2_head.py --size 56
 
 Models are timm's classes at small dims, trained here from their initial weights (DeiT with its distillation token, as
 it is a ViT otherwise). Everything is done by `vitprune dg`, in a folder that is gone on with, and extended, by the next
