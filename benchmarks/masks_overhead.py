@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import timm
@@ -64,6 +65,19 @@ class Side:
         return 1e3 * (time.perf_counter() - began)
 
 
+def in_turns(
+    sides: Sequence[Side], x: torch.Tensor, y: torch.Tensor, turns: int, warm: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(turns, 2): milliseconds of a step of either side, in an order drawn anew each turn, after `warm` turns."""
+    times = np.zeros((turns, 2))
+    for turn in range(-warm, turns):
+        for side in rng.permutation(2):
+            took = sides[side](x, y)
+            if turn >= 0:
+                times[turn, side] = took
+    return times
+
+
 def measure(name: str, batch: int, kinds: str, device: str, turns: int, amp: bool, warm: int) -> dict[str, object]:
     """The row of one model, batch size and set of kinds."""
     torch.manual_seed(0)
@@ -74,12 +88,8 @@ def measure(name: str, batch: int, kinds: str, device: str, turns: int, amp: boo
     hook = Search(on_model(masked, graph, KINDS[kinds]), Pressure(target=Target("macs", 0.5)), turns)
     how = device, "bf16" if amp else "no"
     sides = Side(model.to(device), None, *how), Side(masked, hook, *how)
-    rng, times = np.random.default_rng(0), np.zeros((turns, 2))
-    for turn in range(-warm, turns):
-        for side in rng.permutation(2):
-            took = sides[side](x, y)
-            if turn >= 0:
-                times[turn, side] = took
+    rng = np.random.default_rng(0)
+    times = in_turns(sides, x, y, turns, warm, rng)
     ratios = times[:, 1] / times[:, 0]
     draws = np.median(ratios[rng.integers(0, turns, (2000, turns))], axis=1)
     plain, gated = np.median(times, axis=0)

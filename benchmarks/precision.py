@@ -13,7 +13,7 @@ import copy
 import numpy as np
 import timm
 import torch
-from masks_overhead import Side
+from masks_overhead import Side, in_turns
 from record import parser, setting, shown, table, write
 
 from vitprune.recover.runtime import resolve_amp
@@ -35,16 +35,10 @@ def main() -> None:
         for width in map(int, given.widths.split(",")):
             torch.manual_seed(given.seed)
             shape = {"img_size": pixels, "patch_size": patch, "embed_dim": width, "depth": given.depth}
-            model = timm.create_model("vit_tiny_patch16_224", **shape, num_heads=2, num_classes=10).train()
-            twin = copy.deepcopy(model)
-            sides = Side(model, None, "cpu", "no"), Side(twin, None, "cpu", "bf16")
+            model = timm.create_model("vit_tiny_patch16_224", **shape, num_heads=2, num_classes=10)
+            sides = Side(model, None, "cpu", "no"), Side(copy.deepcopy(model), None, "cpu", "bf16")
             x, y = torch.randn(batch, 3, pixels, pixels), torch.randint(0, 10, (batch,))
-            times = np.zeros((given.turns, 2))
-            for turn in range(-2, given.turns):
-                for side in rng.permutation(2):
-                    took = sides[side](x, y)
-                    if turn >= 0:
-                        times[turn, side] = took
+            times = in_turns(sides, x, y, given.turns, 2, rng)
             plain, half = np.median(times, axis=0)
             rows.append({"pixels": pixels, "patch": patch, "batch": batch, "width": width, "times_ms": times.tolist()})
             ratios = shown(list(times[:, 0] / times[:, 1]))

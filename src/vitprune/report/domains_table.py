@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vitprune.report.domains import DomainCell, DomainLine, DomainScores, DomainStudy, Selection
-from vitprune.report.domains_breaks import LIMIT, Break, breaks
+from vitprune.report.domains_breaks import Break, breaks
 from vitprune.report.paired import Interval, Spread
 from vitprune.report.terminal import print_table
 
@@ -105,9 +105,7 @@ def accuracy_table(found: DomainStudy) -> Table:
 def break_table(found: DomainStudy) -> Table:
     """From which ratio on every form and score loses more than a point, outside and inside."""
     headings = ["model", "form and score", "mean outside", "in-domain", "held-out domains that break"]
-    return headings, [
-        [b.model, b.line, _ratio(b.outside, b), _ratio(b.inside, b), _breaking(b)] for b in breaks(found, LIMIT)
-    ]
+    return headings, [[b.model, b.line, _ratio(b.outside, b), _ratio(b.inside, b), _breaking(b)] for b in breaks(found)]
 
 
 def _breaking(b: Break) -> str:
@@ -188,12 +186,13 @@ def domains_markdown(found: DomainStudy, pictures: dict[str, str]) -> str:
         parts += [ABOUT_ACCURACY, "", *_markdown(accuracy_table(found)), ""]
         for model, picture in pictures.items():
             parts += [f"![Top-1 in held-out domains of {model}]({picture})", ""]
-        if break_table(found)[1]:
-            parts += ["## Where it breaks", "", ABOUT_BREAKS, "", *_markdown(break_table(found)), ""]
-        if cost_table(found)[1]:
-            parts += ["## Costs", "", ABOUT_COSTS, "", *_markdown(cost_table(found)), ""]
-    if found.selections():
-        parts += ["## Chosen among all", "", ABOUT_SELECTION, "", *_markdown(selection_table(found)), ""]
+    for title, about, table in (
+        ("Where it breaks", ABOUT_BREAKS, break_table(found)),
+        ("Costs", ABOUT_COSTS, cost_table(found)),
+        ("Chosen among all", ABOUT_SELECTION, selection_table(found)),
+    ):
+        if table[1]:
+            parts += [f"## {title}", "", about, "", *_markdown(table), ""]
     if found.failed:
         parts += ["Failed:", "", *(f"- {c.name} ({c.key}): {c.error}" for c in found.failed)]
     return "\n".join(parts).rstrip() + "\n"
