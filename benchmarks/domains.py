@@ -25,17 +25,7 @@ from vitprune.pipeline.setup import DomainSettings
 from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings
 from vitprune.report import DomainStudy, domains_json, draw_domains
-from vitprune.report.domains_table import (
-    ABOUT_ACCURACY,
-    ABOUT_BREAKS,
-    ABOUT_COSTS,
-    ABOUT_SELECTION,
-    Table,
-    accuracy_table,
-    break_table,
-    cost_table,
-    selection_table,
-)
+from vitprune.report.domains_table import study_tables
 
 SHAPE = "img_size=28&patch_size=7&in_chans=1&embed_dim=96&depth=6&num_heads=3"
 MODELS = (
@@ -55,19 +45,13 @@ def texts(value: str) -> tuple[str, ...]:
     return tuple(part for part in value.split(",") if part)
 
 
-def markdown(found: Table) -> str:
-    """The table as a page has it."""
-    return table(*found)
-
-
 def sections(found: DomainStudy, pictures: list[str]) -> list[str]:
     """The page below its head."""
-    parts = [" ".join(ABOUT_ACCURACY.split()), markdown(accuracy_table(found))]
-    parts += [f"![Top-1 in held-out domains]({name})" for name in pictures]
-    parts += ["## Where it breaks", " ".join(ABOUT_BREAKS.split()), markdown(break_table(found))]
-    parts += ["## Costs", " ".join(ABOUT_COSTS.split()), markdown(cost_table(found))]
-    if found.selections():
-        parts += ["## Chosen among all", " ".join(ABOUT_SELECTION.split()), markdown(selection_table(found))]
+    parts: list[str] = []
+    for place, one in enumerate(study_tables(found)):
+        parts += [f"## {one.title}"] if place else []
+        parts += [" ".join(one.about.split()), table(one.headings, one.lines)]
+        parts += [] if place else [f"![Top-1 in held-out domains]({name})" for name in pictures]
     parts.append("Forms: " + "; ".join(f"{name}: {form.summary}" for name, form in FORMS.items()) + ".")
     if found.failed:
         parts.append("Failed: " + "; ".join(f"{c.name}: {c.error}" for c in found.failed))

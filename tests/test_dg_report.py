@@ -13,12 +13,12 @@ from vitprune.errors import StoreError
 from vitprune.pipeline.report_run import run_report
 from vitprune.report import DomainCell, DomainScores, DomainStudy, domains_csv, domains_json, domains_markdown
 from vitprune.report.domains_breaks import breaks
+from vitprune.report.domains_json import domains_from_json
 from vitprune.report.domains_picture import draw_domains
 from vitprune.report.domains_table import (
     accuracy_table,
     break_table,
     cost_table,
-    domains_from_json,
     print_domains,
     selection_table,
 )

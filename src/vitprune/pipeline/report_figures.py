@@ -8,18 +8,12 @@ from statistics import fmean
 from vitprune.pipeline.outcome import alike
 from vitprune.pipeline.report_parts import dense_rows
 from vitprune.pipeline.report_read import ReadRun, SavedModel
-from vitprune.report import Front, FrontPoint, sensitivity_csv, width_rows
+from vitprune.report import DomainStudy, Front, FrontPoint, sensitivity_csv, width_rows
 from vitprune.report.classes import class_names, class_panel, class_rows, confusion_panel, pair_rows, same_images
 from vitprune.report.curves import Curve, curve_panel
+from vitprune.report.domains_json import domains_csv
 from vitprune.report.domains_panels import domain_panels
-from vitprune.report.domains_table import (
-    ABOUT_ACCURACY,
-    accuracy_table,
-    break_table,
-    cost_table,
-    domains_csv,
-    selection_table,
-)
+from vitprune.report.domains_table import study_tables
 from vitprune.report.front import COSTS
 from vitprune.report.page import Figure, Item, Section, Table, Text, csv_of
 from vitprune.report.panel import Panel
@@ -160,22 +154,22 @@ def domains_section(runs: Sequence[ReadRun]) -> Section | None:
     items: list[Item] = []
     for number, study in enumerate((r.domains for r in runs if r.domains is not None), 1):
         end = f"-{number}" if number > 1 else ""
-        headings, lines = accuracy_table(study)
-        items.append(Text(ABOUT_ACCURACY))
-        items.append(Table(study.title, headings, lines, frozenset({0, 2}), f"domains{end}"))
-        for place, model in enumerate(study.models, 1):
-            panels = domain_panels(study, model, f"domains{end}-{place}")
-            if panels:
-                caption = f"{model}, against what is removed. Bars: standard deviation over seeds."
-                items.append(Figure(f"domains{end}-{place}", caption, panels, domains_csv(study)))
-        for title, (headings, lines), left, name in (
-            ("Smallest share gone that costs more than a point", break_table(study), {0, 1, 4}, "domains-breaks"),
-            ("What stays, and what it gains in time", cost_table(study), {0, 2}, "domains-costs"),
-            ("Chosen among all forms and scores", selection_table(study), {0, 4}, "domains-choice"),
-        ):
-            if lines:
-                items.append(Table(title, headings, lines, frozenset(left), f"{name}{end}"))
+        for place, table in enumerate(study_tables(study)):
+            items.append(Text(table.about))
+            items.append(Table(table.title, table.headings, table.lines, table.left, f"{table.name}{end}"))
+            items += () if place else _pictures(study, f"domains{end}")
     return Section("domains", "Unseen domains", items) if items else None
+
+
+def _pictures(study: DomainStudy, prefix: str) -> list[Item]:
+    """A figure for every model that has finished cells."""
+    found: list[Item] = []
+    for place, model in enumerate(study.models, 1):
+        panels = domain_panels(study, model, f"{prefix}-{place}")
+        if panels:
+            caption = f"{model}, against what is removed. Bars: standard deviation over seeds."
+            found.append(Figure(f"{prefix}-{place}", caption, panels, domains_csv(study)))
+    return found
 
 
 def sensitivity_section(runs: Sequence[ReadRun]) -> Section | None:

@@ -23,7 +23,7 @@ from vitprune.pipeline.stages import RUN
 from vitprune.pipeline.sweep_run import POINTS, SWEEP
 from vitprune.report import Answers, CellResult, Comparison, FrontPoint, Hits, Row, SensitivityRow
 from vitprune.report.domains import DomainStudy
-from vitprune.report.domains_table import domains_from_json
+from vitprune.report.domains_json import domains_from_json
 from vitprune.report.words import printable
 from vitprune.search import Probe
 from vitprune.store.read import PLAN

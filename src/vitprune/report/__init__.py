@@ -5,8 +5,9 @@ from vitprune.report.comparison import CellResult, Comparison, Difference, Summa
 from vitprune.report.comparison_picture import draw_comparison
 from vitprune.report.comparison_table import comparison_csv, comparison_json, comparison_markdown, print_comparison
 from vitprune.report.domains import DomainCell, DomainScores, DomainStudy
+from vitprune.report.domains_json import domains_csv, domains_json
 from vitprune.report.domains_picture import draw_domains
-from vitprune.report.domains_table import domains_csv, domains_json, domains_markdown, print_domains
+from vitprune.report.domains_table import domains_markdown, print_domains
 from vitprune.report.front import Front, FrontPoint, Time, front_csv, front_json, front_markdown, pareto, print_front
 from vitprune.report.front_picture import draw_front
 from vitprune.report.paired import Hits, Interval, Spread
