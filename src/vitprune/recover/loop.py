@@ -1,4 +1,4 @@
-"""The state of a training run, and its epochs, steps and checkpoints."""
+"""The state of a training run, and its epochs and checkpoints."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from vitprune.data.batches import Batch, Batches
 from vitprune.models.loaded import logits, plain
 from vitprune.progress import Progress
 from vitprune.recover import checkpoint as ckpt
-from vitprune.recover.hook import CostHook, LossHook, ParameterHook, StatefulHook, StepHook
+from vitprune.recover.hook import CostHook, StatefulHook, StepHook
 from vitprune.recover.interrupt import Patience
-from vitprune.recover.loss import Mixer, make_mixer, task_loss
 from vitprune.recover.meter import Meter, duration
-from vitprune.recover.optimizer import add_groups_, learning_rate, make_optimizer, set_learning_rate_
 from vitprune.recover.parts import Parts, State, check_same
 from vitprune.recover.runtime import Runtime, resolve_amp
 from vitprune.recover.settings import EpochRecord, History, TrainError, TrainSettings
 from vitprune.recover.splits import first_images, share_out_, two_images
 from vitprune.recover.stall import stalled
-from vitprune.recover.teaching import Teaching, classes
+from vitprune.recover.step import TrainStep
+from vitprune.recover.teaching import Teaching
 from vitprune.recover.upkeep import Upkeep
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
@@ -51,45 +50,39 @@ class Loop:
         self.train, self.val, self.settings = train, val, settings
         self.hook, self.folder, self.progress = hook, folder, progress
         also: object = hook  # a hook may be more than a StepHook
-        self.adds_loss = also if isinstance(also, LossHook) else None
         self.has_state = also if isinstance(also, StatefulHook) else None
         self.has_cost = also if isinstance(also, CostHook) else None
         self.teacher = teacher.to(self.runtime.device).eval() if teacher is not None else None
         share_out_(train, val, self.runtime)
         self.called = self.runtime.wrap(model, self._some_images)
-        self.optimizer = make_optimizer(self.model, settings, fused=self.runtime.amp != "fp16")
-        self.hooked: list[nn.Parameter] = []
-        if isinstance(also, ParameterHook):
-            groups = also.extra_parameters()
-            add_groups_(self.optimizer, groups)
-            self.hooked = [p for parameters, _, _ in groups.values() for p in parameters]
         some = first_images(train, self.runtime)
         self.teaching = Teaching(
             self.model, self.teacher, settings, self._some_images, some, self.runtime.sum, progress
         )
-        if parameters := self.teaching.parameters():
-            maps = {"params": parameters, "weight_decay": settings.weight_decay, "lr_scale": 1.0}
-            self.optimizer.add_param_group(maps)
-        own = {id(p) for p in self.model.parameters()}
-        every = (p for group in self.optimizer.param_groups for p in group["params"])
-        self.beside = [p for p in every if id(p) not in own]  # trained with the model, but no part of it
-        self.stepper = self.runtime.prepare(self.optimizer)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = self._averaged()
         averaged = None if self.average is None else self.average.module
+        self.steps = -(-len(train) // settings.accumulate)  # per epoch
+        self.train_step = TrainStep(
+            self.model,
+            self.called,
+            self.average,
+            hook,
+            self.teaching,
+            self._some_images,
+            settings,
+            self.steps,
+            self.runtime,
+        )
+        self.optimizer = self.train_step.optimizer
         self.parts = Parts(self.model, self.optimizer, averaged, self.teaching.features, self.has_state)
         self.records: list[EpochRecord] = []
         self.best: State | None = None
         self.start: float | None = None  # validation top-1 before training, see `measure_start`
         self.upkeep, self.patience = upkeep, Patience()
-        self.steps = -(-len(train) // settings.accumulate)  # per epoch
         self.meter = Meter()
         self.cost: float | None = None  # the hook's, when it was last looked at
         self.spent = 0.0  # seconds in the epoch before it was taken up again
         self.began: tuple[float, int] | None = None  # when and where this process took its first step
-        self.mixer: Mixer | None = None
-        if settings.mixup or settings.cutmix:
-            self.mixer = make_mixer(settings, classes(self.model, self._some_images()))
 
     def _averaged(self) -> Any:
         if not self.settings.ema:
@@ -113,7 +106,8 @@ class Loop:
             batches = iter(self.train) if done < steps else iter(())
             for i in range(done, steps):
                 step = epoch * steps + i
-                self._step(step, batches, self._passes(i))
+                passes = self._passes(i)
+                self.meter.add(*self.train_step(step, self._next(batches, step, passes), passes))
                 self._watch(epoch, i + 1, time.monotonic() - began)
                 self.progress.advance(1, **self._facts(step + 1))
             top1 = self._validate(lambda: self._leave(epoch, steps, time.monotonic() - began))
@@ -196,64 +190,19 @@ class Loop:
         facts |= {} if self.cost is None else {"cost": round(self.cost, 4)}
         return facts | {"images/s": round(self.meter.speed, 1), "left": duration(left)}
 
-    def _step(self, step: int, batches: Iterator[Batch], passes: int) -> None:
-        """One optimizer step, of one or more forward and backward passes."""
-        set_learning_rate_(self.optimizer, learning_rate(self.settings, step, self.steps))
-        total, right, images = [], [], 0
-        for i in range(passes):
-            x, labels = self._next(batches, step)
-            self._seed(step, i)  # when the images are there: a loader that starts draws, too
-            with self.runtime.alone(self.called, i + 1 < passes):
-                loss, hits = self._pass(step, x, labels, passes)
-            total.append(loss)
-            right.append(hits)
-            images += len(x)
-        self.runtime.average_gradients(self.beside)
-        if self.hook is not None:
-            self.hook.after_backward(step)
-            self.runtime.average_gradients(self.hooked)
-        if self.settings.clip:
-            self.runtime.clip(self.parameters, self.settings.clip)
-        self.stepper.step()
-        self.stepper.zero_grad()
-        if self.hook is not None:
-            self.hook.after_step(step)
-        if self.average is not None:
-            self.average.update(self.model, step=step)
-        self.meter.add(torch.stack(total).mean(), torch.stack(right).sum(), images)
-
-    def _seed(self, step: int, i: int) -> None:
-        number = (self.settings.seed * 1_000_003 + step) * 1009 + i
-        torch.manual_seed((number * 4099 + self.runtime.rank) % 2**63)
-
-    def _next(self, batches: Iterator[Batch], step: int) -> Batch:
-        try:
-            return next(batches)
-        except StopIteration:
-            raise TrainError(f"the training images ended before step {step}, though they said to be more") from None
-        except RuntimeError:  # a signal for the whole process group ends the workers that read images, too
-            if self.patience.asked is not None and not self.runtime.distributed:
-                self.meter.look(step - self.meter.steps, self.runtime.mean, self.runtime.world)
-                self._leave(step // self.steps, step % self.steps, self.spent)
-            raise
-
-    def _pass(self, step: int, images: Tensor, labels: Tensor, passes: int) -> tuple[Tensor, Tensor]:
-        """Adds one pass' share of the gradients; its loss, and how many images it classified rightly."""
-        x = images.to(self.runtime.device, non_blocking=True)
-        target = labels.to(self.runtime.device, non_blocking=True)
-        if self.mixer is not None:
-            x, target = self.mixer(x, target)
-        if self.hook is not None:
-            self.hook.before_forward(step)
-        with self.runtime.autocast():
-            scores = logits(self.called(x))
-            loss = task_loss(scores, target, self.settings.label_smoothing)
-            loss = self.teaching(loss, x, scores)
-            if self.adds_loss is not None:
-                loss = loss + self.adds_loss.extra_loss(step)
-        self.runtime.backward(loss / passes)
-        heavier = target.argmax(-1) if target.ndim > 1 else target
-        return loss.detach(), (scores.detach().argmax(-1) == heavier).sum()
+    def _next(self, batches: Iterator[Batch], step: int, passes: int) -> Iterator[Batch]:
+        """The batches of a step, read when they are asked for."""
+        for _ in range(passes):
+            try:
+                batch = next(batches, None)
+            except RuntimeError:  # a signal for the whole process group ends the workers that read images, too
+                if self.patience.asked is not None and not self.runtime.distributed:
+                    self.meter.look(step - self.meter.steps, self.runtime.mean, self.runtime.world)
+                    self._leave(step // self.steps, step % self.steps, self.spent)
+                raise
+            if batch is None:
+                raise TrainError(f"the training images ended before step {step}, though they said to be more")
+            yield batch
 
     def _evaluated(self) -> nn.Module:
         """The weights that count: the averaged ones where averaging is on."""
