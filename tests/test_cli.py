@@ -301,7 +301,19 @@ def test_prune_for_an_own_loop_leaves_the_model_alone():
 def start(*arguments):
     """The command in a process of its own, its progress on a pipe."""
     line = [sys.executable, "-m", "vitprune", *map(str, arguments)]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+    return subprocess.Popen(
+        line,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=heed_interrupts,
+    )
+
+
+def heed_interrupts():
+    """Shells start what runs in the background with SIGINT ignored, which processes inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(process, text):
@@ -319,11 +331,11 @@ def test_a_killed_run_resumes_and_gives_the_same(image_folder, tmp_path):
     process = start(*options, "--out", tmp_path / "killed")
     wait_for(process, "epoch 2/4:")
     process.kill()
-    process.wait()
+    process.communicate()
     assert [p.name for p in tmp_path.iterdir()] == ["killed.work"]
     process = start(*options, "--out", tmp_path / "killed", "--seed", "1")
-    assert process.wait() == 6
-    assert "belongs to a run with other settings (" in process.stderr.read()
+    assert "belongs to a run with other settings (" in process.communicate()[1]
+    assert process.returncode == 6
     process = start(*options, "--out", tmp_path / "killed")
     output = process.communicate()[1]
     assert process.returncode == 0, output
