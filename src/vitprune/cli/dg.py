@@ -37,7 +37,7 @@ def dg(
         str, typer.Option(metavar="SCORE,...", help="hessian, or any --method of prune that scores.")
     ] = "hessian,taylor,magnitude-l1,magnitude-l2,lamp,random",
     forms: Annotated[
-        str, typer.Option(metavar="FORM,...", help="Of grouped-global, isomorphic, refit, default, masks.")
+        str, typer.Option(metavar="FORM,...", help="Of grouped-global, isomorphic, refit, default, blended, masks.")
     ] = "grouped-global",
     over: Annotated[
         str, typer.Option(metavar="WAY,...", help="Scores over domains: of pooled, mean, worst, shared, steady.")

@@ -80,6 +80,14 @@ def prune(
     calibration: Annotated[
         int, typer.Option(min=0, help="Training images, for scores, rotation and refit; 0 leaves these out.")
     ] = 512,
+    blend: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of these that are blended with coloured noise, where the model will meet other images.",
+        ),
+    ] = 0.0,
     mask_epochs: Annotated[int, typer.Option(min=1, help="masks, vtp: epochs of training under masks.")] = 10,
     mask_warmup: Annotated[int, typer.Option(min=0, help="masks, vtp: epochs before the masks.")] = 0,
     mask_patience: Annotated[

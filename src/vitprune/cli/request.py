@@ -69,6 +69,7 @@ def request(**options: Any) -> Request:
         rotate=g.rotate and g.calibration > 0,
         refit=g.refit and g.calibration > 0,
         calibration=g.calibration,
+        blend=g.blend,
         latency_batch=g.latency_batch,
         threads=g.threads,
         layer_ratios=by_layer,

@@ -17,7 +17,7 @@ from vitprune.normal import Z95
 
 # of `vitprune prune`: what a search decides itself, and what only trained masks have
 OTHERS = (
-    *("target", "method", "ratio", "ratios_file", "steps", "reduction", "normalise", "epochs", "out", "force"),
+    *("target", "method", "ratio", "ratios_file", "steps", "reduction", "normalise", "blend", "epochs", "out", "force"),
     *("mask_epochs", "mask_warmup", "mask_patience", "mask_lr", "search_lr", "mask_weight", "mask_cost", "sharing"),
     *("freeze", "mask_start", "relaxation", "rate", "l1", "closings"),
 )

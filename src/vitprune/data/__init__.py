@@ -2,7 +2,18 @@
 
 from vitprune.data.augment import AugmentSettings
 from vitprune.data.batches import Album, Batch, Batches, Data, TensorBatches
+from vitprune.data.blend import blended
 from vitprune.data.open import open_data
 from vitprune.data.open_domains import open_domains
 
-__all__ = ["Album", "AugmentSettings", "Batch", "Batches", "Data", "TensorBatches", "open_data", "open_domains"]
+__all__ = [
+    "Album",
+    "AugmentSettings",
+    "Batch",
+    "Batches",
+    "Data",
+    "TensorBatches",
+    "blended",
+    "open_data",
+    "open_domains",
+]

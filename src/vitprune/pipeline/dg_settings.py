@@ -36,6 +36,7 @@ class Form:
     kinds: tuple[str, ...] = EVERY_KIND
     rotate: bool = False
     refit: bool = False
+    blend: float = 0.0  # see `PruneSettings`
     method: str | None = None  # its own; None: the study's scores, one after the other
 
 
@@ -48,6 +49,14 @@ FORMS: Mapping[str, Form] = {
         kinds=DEFAULT_KINDS,
         rotate=True,
         refit=True,
+        method="output-error",
+    ),
+    "blended": Form(
+        "as default, with half of the calibration images blended with coloured noise",
+        kinds=DEFAULT_KINDS,
+        rotate=True,
+        refit=True,
+        blend=0.5,
         method="output-error",
     ),
     "masks": Form("masks learned while training, which spend half of the epochs", method="masks"),
@@ -132,6 +141,7 @@ class StudySettings:
             refit=form.refit,
             calibration=self.calibration,
             over=over,
+            blend=form.blend,
         )
         if settings.method in LEARNED:
             assert self.tuning is not None  # see `__post_init__`

@@ -85,6 +85,7 @@ def run_prune(
             new_head=new_head,
             allow_module=allow_module,
             calibration=settings.calibration,
+            blend=settings.blend,
         )
     wanted = {
         "model": opened.loaded.source.to_json() if opened.plan is None else spec,

@@ -38,11 +38,14 @@ class PruneSettings:
     steps: int = 1  # scored, shrunk and refitted anew in each
     learned: Learned = field(default_factory=Learned)  # for the methods "masks" and "vtp"
     over: str = "pooled"  # how the scores of several domains become one: see `vitprune.score.over_domains`
+    blend: float = (
+        0.0  # share of the calibration images that are blended with coloured noise: see `vitprune.data.blend`
+    )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `over` only where it says something, as most runs know of no domains."""
-        fields = asdict(self)
-        return {name: value for name, value in fields.items() if name != "over" or value != "pooled"}
+        """The fields as JSON values; `over` and `blend` only where they say something, which in most runs they do not."""
+        silent = {"over": "pooled", "blend": 0.0}
+        return {name: value for name, value in asdict(self).items() if name not in silent or value != silent[name]}
 
     def without_scores(self) -> PruneSettings:
         """The settings of a method that trains masks. Raises MaskError for what only scores can follow."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vitprune.data import AugmentSettings, Data, open_data, open_domains
+from vitprune.data import AugmentSettings, Data, blended, open_data, open_domains
 from vitprune.data.domain_split import FRACTION
 from vitprune.data.domains import Held
 from vitprune.data.open_domains import LeftOut, chosen_augment, leave_out
@@ -73,10 +73,12 @@ def open_both(
     weights: bool = True,
     allow_module: str | None = None,
     calibration: int = 0,
+    blend: float = 0.0,
 ) -> tuple[Opened, Data]:
     """The model on `device`, and data with its preprocessing, whose class count is that of its head.
 
     new_head: give the model a head for the classes of the data. calibration: see `open_data`.
+    blend: share of the calibration images that `Blended` changes.
 
     Raises ModelError, DataError or StoreError when one cannot be had or they do not fit.
     """
@@ -114,6 +116,10 @@ def open_both(
         opened = open_model(
             spec, num_classes=classes, weights=weights, device=device, seed=seed, allow_module=allow_module
         )
+    if blend:
+        if data.calibration is None:
+            raise DataError(f"blend changes calibration images, but got {blend:g} and none; give --calibration, too")
+        data = replace(data, calibration=blended(data.calibration, blend, opened.loaded.preprocessing, seed))
     for note in (*opened.loaded.notes, *data.notes):
         progress.line(f"note: {note}")
     return opened, data
