@@ -1,4 +1,4 @@
-"""Calibration images that are in part blended with coloured noise, for models that will meet other images than these."""
+"""Calibration images, in part blended with coloured noise: for models that will meet images unlike these."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def colour_noise(count: int, channels: int, size: Sequence[int], generator: torc
     noise = noise / noise.std((1, 2, 3), correction=0, keepdim=True).clamp_min(1e-6)
     colour = torch.rand(count, channels, 1, 1, generator=generator)
     contrast = CONTRAST * torch.rand(count, 1, 1, 1, generator=generator)
-    return (colour + contrast * noise).clamp_(0, 1)
+    found: Tensor = (colour + contrast * noise).clamp_(0, 1)
+    return found
 
 
 class Blended:

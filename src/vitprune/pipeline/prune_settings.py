@@ -43,7 +43,7 @@ class PruneSettings:
     )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `over` and `blend` only where they say something, which in most runs they do not."""
+        """The fields as JSON values; `over` and `blend` only where they say something."""
         silent = {"over": "pooled", "blend": 0.0}
         return {name: value for name, value in asdict(self).items() if name not in silent or value != silent[name]}
 
