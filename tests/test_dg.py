@@ -50,7 +50,7 @@ def test_cells_are_named_by_what_decides_them() -> None:
     dense, pruned = cells_of(["m"], [("a",), ("b",)], how, {"data": "x"})
     assert len(dense) == 2
     scored = 3 * (2 + 1)  # three forms: hessian pooled and worst, random pooled
-    assert len(pruned) == 2 * 2 * (scored + 2 + 1)  # default pooled and worst, masks
+    assert len(pruned) == 2 * 2 * (scored + 2 + 2 + 1)  # default and blended, each pooled and worst, masks
     assert len({c.key for c in (*dense, *pruned)}) == 2 + len(pruned)
     fewer = settings(ratios=(0.75,), scores=("hessian",), tuning=replace(SHORT, epochs=2))
     more = cells_of(["m", "n"], [("a",)], fewer, {"data": "x"})
@@ -60,6 +60,8 @@ def test_cells_are_named_by_what_decides_them() -> None:
     assert (hessian.settings.method, hessian.settings.scope) == ("hessian", "global")
     assert set(hessian.settings.kinds or ()) == {"residual", "heads", "qk", "v", "mlp"}
     assert not hessian.settings.refit and not hessian.settings.rotate
+    shares = {c.form: c.settings.blend for c in pruned if c.settings is not None}
+    assert shares.pop("blended") == 0.5 and set(shares.values()) == {0.0}
     masks = next(c for c in pruned if c.form == "masks")
     assert masks.settings is not None and masks.training is not None
     assert masks.settings.learned.search.epochs + masks.training.epochs == 2

@@ -38,9 +38,7 @@ class PruneSettings:
     steps: int = 1  # scored, shrunk and refitted anew in each
     learned: Learned = field(default_factory=Learned)  # for the methods "masks" and "vtp"
     over: str = "pooled"  # how the scores of several domains become one: see `vitprune.score.over_domains`
-    blend: float = (
-        0.0  # share of the calibration images that are blended with coloured noise: see `vitprune.data.blend`
-    )
+    blend: float = 0.0  # share of the calibration images that is blended with noise: see `vitprune.data.blend`
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `over` and `blend` only where they say something."""
