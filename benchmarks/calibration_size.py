@@ -2,6 +2,7 @@
 
     python benchmarks/calibration_size.py                                   # the shipped Fashion-MNIST ViT
     python benchmarks/calibration_size.py --sizes 512,8192 --targets 0.33 --seeds 0
+    python benchmarks/calibration_size.py --sizes 512,2048 --blends 0,0.25,0.5  # shares of them blended with noise
 
 Rotation, scores and refit see the same images, without labels but for the draw, which takes equally many of each class.
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,9 +35,9 @@ SCORE, SCOPE = "output-error", "per-cost"
 Row = dict[str, Any]
 
 
-def measure(subject: Subject, targets: Sequence[float], seed: int) -> dict[float, Row]:
+def measure(subject: Subject, targets: Sequence[float], seed: int, blend: float) -> dict[float, Row]:
     """What the defaults give with the subject's number of images at shares of the MACs."""
-    batches, began = subject.calibration(seed), time.monotonic()
+    batches, began = subject.calibration(seed, blend), time.monotonic()
     source = vitprune.rotate(subject.origin, subject.graph, batches)
     scores = vitprune.score(subject.graph, source, SCORE, seed, batches)
     shared, found = time.monotonic() - began, {}
@@ -49,24 +51,24 @@ def measure(subject: Subject, targets: Sequence[float], seed: int) -> dict[float
     return found
 
 
-def points(rows: Sequence[Row], target: float) -> dict[int, list[Row]]:
-    """The target's rows by number of images."""
-    mine = [row for row in rows if row["target"] == target]
+def points(rows: Sequence[Row], target: float, blend: float) -> dict[int, list[Row]]:
+    """The target's rows with that share of blended images, by number of images."""
+    mine = [row for row in rows if row["target"] == target and row.get("blend", 0.0) == blend]
     return {n: [r for r in mine if r["images"] == n] for n in sorted({r["images"] for r in mine})}
 
 
 def page(rows: Sequence[Row], dense: float, picture: str) -> list[str]:
     """Points lost by number of images and target, and the seconds."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    by_target = {target: points(rows, target) for target in targets}
     listing = []
-    for n in sorted({row["images"] for row in rows}):
-        here = [row for row in rows if row["images"] == n]
-        lost = [mean_sd([100 * (dense - r["top1"]) for r in by_target[t].get(n, ())], 2) for t in targets]
+    for n, blend in sorted({(row["images"], row.get("blend", 0.0)) for row in rows}):
+        here = [row for row in rows if row["images"] == n and row.get("blend", 0.0) == blend]
+        lost = [mean_sd([100 * (dense - r["top1"]) for r in here if r["target"] == t], 2) for t in targets]
         spent = [mean(r[name] for r in here) for name in ("shared_seconds", "refit_seconds")]
-        listing.append([f"{n:,}", *lost, *(f"{s:.0f}" for s in spent), len({r["seed"] for r in here})])
+        listing.append([f"{n:,}", f"{blend:.0%}", *lost, *(f"{s:.0f}" for s in spent), len({r["seed"] for r in here})])
     head = [
         "images",
+        "blended",
         *(f"lost at {100 * t:.0f}% of the MACs" for t in targets),
         "rotate and score, s",
         "refit, s",
@@ -85,7 +87,7 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     axes.axhline(100 * dense, color="black", linewidth=1, linestyle=":", label="dense")
     for target in dict.fromkeys(row["target"] for row in rows):
-        found = points(rows, target)
+        found = points(rows, target, 0.0)
         heights = [100 * mean(r["top1"] for r in rows) for rows in found.values()]
         axes.plot(list(found), heights, marker="o", label=f"{100 * target:.0f}% of the MACs")
     axes.set_xscale("log", base=2)
@@ -104,6 +106,7 @@ def main() -> None:
     options = parser(__doc__)
     add_options(options)
     options.add_argument("--sizes", type=lambda v: [int(n) for n in texts(v)], default=list(SIZES))
+    options.add_argument("--blends", type=lambda v: [float(b) for b in texts(v)], default=[0.0], help="shares of them")
     options.add_argument("--targets", type=lambda v: [float(t) for t in texts(v)], default=list(TARGETS))
     options.add_argument("--seeds", type=lambda v: [int(s) for s in texts(v)], default=[0, 1, 2])
     options.add_argument("--only", action="append", default=[], metavar="NAME=VALUE,...", help="cells to measure")
@@ -118,15 +121,17 @@ def main() -> None:
         cells.put(dense_key, {"top1": base.top1(base.origin.model)})
     dense = float((cells.get(dense_key) or {})["top1"])
     for seed in given.seeds:
-        for size in given.sizes:
-            subject = replace(base, images=size)
-            keys = {t: {**subject.settings, "target": t, "seed": seed} for t in given.targets}
+        for size, blend in product(given.sizes, given.blends):
+            subject, share = replace(base, images=size), {"blend": blend} if blend else {}
+            keys = {t: {**subject.settings, **share, "target": t, "seed": seed} for t in given.targets}
             missing = [t for t, key in keys.items() if key not in cells and wanted(given.only, key)]
             if given.page_only or not missing:
                 continue
-            for target, values in measure(subject, missing, seed).items():
+            for target, values in measure(subject, missing, seed, blend).items():
                 cells.put(keys[target], values)
-                progress.line(f"{size} images, {target}, draw {seed}: {100 * values['top1']:.2f} %")
+                progress.line(
+                    f"{size} images, {blend:.0%} blended, {target}, draw {seed}: {100 * values['top1']:.2f} %"
+                )
     rows = [r for r in cells if all(r[k] == v for k, v in known.items()) and "seed" in r]
     about = setting(given.threads, given.seeds[0]) | base.describe(dense)
     about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}"

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import vitprune
-from vitprune.data import open_data
+from vitprune.data import blended, open_data
 from vitprune.evaluate import accuracy
 from vitprune.models import LoadedModel
 from vitprune.trace.graph import Graph
@@ -70,11 +70,14 @@ class Subject:
         pairs = ((images.split(TEST_BATCH), labels.split(TEST_BATCH)) for images, labels in found)
         return [pair for images, labels in pairs for pair in zip(images, labels, strict=True)]
 
-    def calibration(self, seed: int) -> Batches:
-        """(images, labels) batches of training images drawn by the seed, balanced over the classes."""
+    def calibration(self, seed: int, blend: float = 0.0) -> Batches:
+        """(images, labels) batches of training images drawn by the seed, balanced over the classes.
+
+        blend: see `vitprune.data.blended`.
+        """
         found = open_data(self.data, self.origin.preprocessing, seed=seed, calibration=self.images).calibration
         assert found is not None
-        return list(found)
+        return list(blended(found, blend, self.origin.preprocessing, seed))
 
     def top1(self, model: Any) -> float:
         """Share of the test images in 0..1."""
