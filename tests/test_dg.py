@@ -61,7 +61,7 @@ def test_cells_are_named_by_what_decides_them() -> None:
     assert set(hessian.settings.kinds or ()) == {"residual", "heads", "qk", "v", "mlp"}
     assert not hessian.settings.refit and not hessian.settings.rotate
     shares = {c.form: c.settings.blend for c in pruned if c.settings is not None}
-    assert shares.pop("blended") == 0.5 and set(shares.values()) == {0.0}
+    assert shares.pop("blended") == 0.25 and set(shares.values()) == {0.0}
     masks = next(c for c in pruned if c.form == "masks")
     assert masks.settings is not None and masks.training is not None
     assert masks.settings.learned.search.epochs + masks.training.epochs == 2

@@ -52,11 +52,11 @@ FORMS: Mapping[str, Form] = {
         method="output-error",
     ),
     "blended": Form(
-        "as default, with half of the calibration images blended with coloured noise",
+        "as default, with a quarter of the calibration images blended with coloured noise",
         kinds=DEFAULT_KINDS,
         rotate=True,
         refit=True,
-        blend=0.5,
+        blend=0.25,
         method="output-error",
     ),
     "masks": Form("masks learned while training, which spend half of the epochs", method="masks"),
