@@ -83,20 +83,23 @@ def page(rows: Sequence[Row], dense: float, picture: str) -> list[str]:
 
 
 def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
-    """Top-1 against the number of images."""
+    """Top-1 against the number of images, a colour for each target, a kind of line for each share that is blended."""
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     axes.axhline(100 * dense, color="black", linewidth=1, linestyle=":", label="dense")
-    for target in dict.fromkeys(row["target"] for row in rows):
-        found = points(rows, target, 0.0)
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    blends = sorted({row.get("blend", 0.0) for row in rows})
+    for (i, target), (j, blend) in product(enumerate(targets), enumerate(blends)):
+        found = points(rows, target, blend)
         heights = [100 * mean(r["top1"] for r in rows) for rows in found.values()]
-        axes.plot(list(found), heights, marker="o", label=f"{100 * target:.0f}% of the MACs")
+        name = f"{100 * target:.0f}% of the MACs" + (f", {blend:.0%} blended" if blend else "")
+        axes.plot(list(found), heights, f"C{i}", linestyle=("-", "--", ":", "-.")[j % 4], marker="o", label=name)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({row["images"] for row in rows}), minor=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("calibration images")
     axes.set_ylabel("top-1, %, without training")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize="small", ncols=len(blends))
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
