@@ -99,7 +99,7 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
     axes.set_xlabel("calibration images")
     axes.set_ylabel("top-1, %, without training")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=len(blends))
+    figure.legend(fontsize="small", ncols=len(blends), loc="outside lower center")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
