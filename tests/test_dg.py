@@ -169,7 +169,7 @@ def test_a_study_and_what_it_leaves(command, domains: Path) -> None:
     assert again.code == 0, again.err
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()), "finished cells are not done again"
     assert len(list(study.glob("runs/*"))) == 2 * 3
-    assert "photo" in again.out and "in-domain" in again.out and "chosen among all" in again.out
+    assert "photo" in again.out and "in-domain" in again.out and "Chosen among all" in again.out
     page = (study / "table.md").read_text()
     assert "drop outside" in page and "speed-up, batch 32" in page and "by oracle" in page
     (picture,) = study.glob("curves-*.png")
