@@ -53,7 +53,7 @@ def measure(subject: Subject, targets: Sequence[float], seed: int, blend: float)
 
 def points(rows: Sequence[Row], target: float, blend: float) -> dict[int, list[Row]]:
     """The target's rows with that share of blended images, by number of images."""
-    mine = [row for row in rows if row["target"] == target and row.get("blend", 0.0) == blend]
+    mine = [row for row in rows if row["target"] == target and row["blend"] == blend]
     return {n: [r for r in mine if r["images"] == n] for n in sorted({r["images"] for r in mine})}
 
 
@@ -61,8 +61,8 @@ def page(rows: Sequence[Row], dense: float, picture: str) -> list[str]:
     """Points lost by number of images and target, and the seconds."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
     listing = []
-    for n, blend in sorted({(row["images"], row.get("blend", 0.0)) for row in rows}):
-        here = [row for row in rows if row["images"] == n and row.get("blend", 0.0) == blend]
+    for n, blend in sorted({(row["images"], row["blend"]) for row in rows}):
+        here = [row for row in rows if row["images"] == n and row["blend"] == blend]
         lost = [mean_sd([100 * (dense - r["top1"]) for r in here if r["target"] == t], 2) for t in targets]
         spent = [mean(r[name] for r in here) for name in ("shared_seconds", "refit_seconds")]
         listing.append([f"{n:,}", f"{blend:.0%}", *lost, *(f"{s:.0f}" for s in spent), len({r["seed"] for r in here})])
@@ -87,7 +87,7 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     axes.axhline(100 * dense, color="black", linewidth=1, linestyle=":", label="dense")
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    blends = sorted({row.get("blend", 0.0) for row in rows})
+    blends = sorted({row["blend"] for row in rows})
     for (i, target), (j, blend) in product(enumerate(targets), enumerate(blends)):
         found = points(rows, target, blend)
         heights = [100 * mean(r["top1"] for r in rows) for rows in found.values()]
@@ -135,7 +135,7 @@ def main() -> None:
                 progress.line(
                     f"{size} images, {blend:.0%} blended, {target}, draw {seed}: {100 * values['top1']:.2f} %"
                 )
-    rows = [r for r in cells if all(r[k] == v for k, v in known.items()) and "seed" in r]
+    rows = [{"blend": 0.0} | r for r in cells if all(r[k] == v for k, v in known.items()) and "seed" in r]
     about = setting(given.threads, given.seeds[0]) | base.describe(dense)
     about["seed"] = f"calibration drawn by {', '.join(map(str, given.seeds))}"
     about["calibration"] = f"training images of {base.data}, equally many of each class; no training"

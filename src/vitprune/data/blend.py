@@ -87,15 +87,14 @@ class Blended:
             yield self._mixed(images, generator), labels
 
     def _mixed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        from torchvision.transforms.v2.functional import normalize
+
         count, channels, height, width = images.shape
         chosen = torch.rand(count, 1, 1, 1, generator=generator) < self._share
         weight = torch.where(chosen, torch.rand(count, 1, 1, 1, generator=generator), 0.0)
         noise = colour_noise(count, channels, (height, width), generator)
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1) for values in (self._preprocessing.mean, self._preprocessing.std)
-        )
-        noise = ((noise - mean) / std).to(images)
-        return torch.lerp(images, noise, weight.to(images))
+        noise = normalize(noise, list(self._preprocessing.mean), list(self._preprocessing.std))
+        return torch.lerp(images, noise.to(images), weight.to(images))
 
 
 def blended(batches: Batches, share: float, preprocessing: Preprocessing, seed: int = 0) -> Batches:

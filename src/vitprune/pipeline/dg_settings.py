@@ -40,24 +40,20 @@ class Form:
     method: str | None = None  # its own; None: the study's scores, one after the other
 
 
+DEFAULT = Form(
+    "vitprune's own defaults: output-error per cost, rotated, refitted",
+    kinds=DEFAULT_KINDS,
+    rotate=True,
+    refit=True,
+    method="output-error",
+)
 FORMS: Mapping[str, Form] = {
     "grouped-global": Form("all groups of the dependency graph ranked together, as published", "global"),
     "isomorphic": Form("every kind of group loses the same share, units compete within their kind", "isomorphic"),
     "refit": Form("grouped-global, then the layers behind fitted in closed form", "global", refit=True),
-    "default": Form(
-        "vitprune's own defaults: output-error per cost, rotated, refitted",
-        kinds=DEFAULT_KINDS,
-        rotate=True,
-        refit=True,
-        method="output-error",
-    ),
-    "blended": Form(
-        "as default, with a quarter of the calibration images blended with coloured noise",
-        kinds=DEFAULT_KINDS,
-        rotate=True,
-        refit=True,
-        blend=0.25,
-        method="output-error",
+    "default": DEFAULT,
+    "blended": replace(
+        DEFAULT, summary="as default, with a quarter of the calibration images blended with coloured noise", blend=0.25
     ),
     "masks": Form("masks learned while training, which spend half of the epochs", method="masks"),
 }

@@ -48,7 +48,7 @@ class Loop:
         self.runtime = Runtime(device, resolve_amp(settings.amp, device), upkeep.trackers, upkeep.log_dir)
         self.model = plain(model).to(self.runtime.device)
         self.train, self.val, self.settings = train, val, settings
-        self.hook, self.folder, self.progress = hook, folder, progress
+        self.folder, self.progress = folder, progress
         also: object = hook  # a hook may be more than a StepHook
         self.has_state = also if isinstance(also, StatefulHook) else None
         self.has_cost = also if isinstance(also, CostHook) else None

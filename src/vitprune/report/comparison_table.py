@@ -10,6 +10,7 @@ from typing import Any
 
 from vitprune.report.comparison import Comparison, Difference, Summary
 from vitprune.report.front import COSTS, STAGES
+from vitprune.report.markdown import markdown_table
 from vitprune.report.paired import Interval
 from vitprune.report.terminal import print_table
 
@@ -102,10 +103,11 @@ def _ends(interval: Interval | None) -> str:
 
 
 def _markdown(table: Table) -> list[str]:
-    headings, lines = table
-    ruler = [" --- |" if h in LEFT else " ---: |" for h in headings]
-    parts = ["| " + " | ".join(headings) + " |", "|" + "".join(ruler)]
-    return parts + ["| " + " | ".join(line) + " |" for line in lines]
+    return markdown_table(*table, _left(table[0]))
+
+
+def _left(headings: list[str]) -> list[int]:
+    return [i for i, heading in enumerate(headings) if heading in LEFT]
 
 
 def comparison_markdown(found: Comparison, picture: str = "") -> str:
@@ -145,6 +147,6 @@ def print_comparison(found: Comparison) -> None:
         (f"points of top-1 more than {found.baseline}", difference_table(found)),
     ):
         if lines:
-            print_table(headings, lines, title, left=[i for i, h in enumerate(headings) if h in LEFT])
+            print_table(headings, lines, title, left=_left(headings))
     for c in found.failed:
         print(f"failed: {c.name}: {c.point.error}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vitprune.report.domains import DomainLine, DomainStudy, Selection
 from vitprune.report.domains_breaks import Break, breaks
+from vitprune.report.markdown import markdown_table
 from vitprune.report.paired import Interval, Spread
 from vitprune.report.terminal import print_table
 
@@ -137,18 +138,12 @@ def study_tables(found: DomainStudy) -> tuple[StudyTable, ...]:
     return tuple(table for table in every if table.lines)
 
 
-def _markdown(table: StudyTable) -> list[str]:
-    ruler = [" --- |" if i in table.left else " ---: |" for i in range(len(table.headings))]
-    parts = ["| " + " | ".join(table.headings) + " |", "|" + "".join(ruler)]
-    return parts + ["| " + " | ".join(line) + " |" for line in table.lines]
-
-
 def domains_markdown(found: DomainStudy, pictures: dict[str, str]) -> str:
     """A page: the tables with what they mean, a picture per model, failed cells."""
     parts = [f"# {found.title}", ""]
     for place, table in enumerate(study_tables(found)):
         parts += [f"## {table.title}", ""] if place else []
-        parts += [table.about, "", *_markdown(table), ""]
+        parts += [table.about, "", *markdown_table(table.headings, table.lines, table.left), ""]
         for model, picture in () if place else pictures.items():
             parts += [f"![Top-1 in held-out domains of {model}]({picture})", ""]
     if found.failed:
