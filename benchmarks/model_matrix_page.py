@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitprune.markdown import markdown_table
+
 KINDS = ("residual", "heads", "qk", "v", "mlp", "block")
 TOLERANCE = 1e-5
 Row = Mapping[str, Any]
@@ -108,10 +110,8 @@ def line(row: Row) -> list[str]:
 def table(rows: Sequence[Row]) -> str:
     """All models of a part of the matrix, by family."""
     head = ["model", *KINDS, "all", "batches", "grad", "copy", "compile", "export", "ONNX", "MACs"]
-    out = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
-    for row in sorted(rows, key=lambda r: r["family"].lower()):
-        out.append("| " + " | ".join(line(row)) + " |")
-    return "\n".join(out)
+    lines = [line(row) for row in sorted(rows, key=lambda r: r["family"].lower())]
+    return "\n".join(markdown_table(head, lines, left=range(len(head))))
 
 
 def stem(row: Row) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from vitprune.markdown import markdown_table
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: see `setting`
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("vitprune", "torch", "timm", "transformers", "torchvision", "numpy", "scipy", "torch-pruning")
@@ -52,9 +54,7 @@ def shown(values: Sequence[float], digits: int = 2) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; all columns but the first are right-aligned."""
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+    return "\n".join(markdown_table(head, [[str(cell) for cell in row] for row in rows], left={0}))
 
 
 def setting(threads: int, seed: int) -> dict[str, str]:

@@ -11,9 +11,8 @@ import vitprune
 
 ROOT = Path(vitprune.__file__).parent
 LAYERS = (
-    {"preprocessing", "processes", "progress"}
-    | {"arrays", "compose", "differences", "errors", "exchange", "files", "modes", "normal", "plan", "planjson"}
-    | {"shortage"},
+    {"preprocessing", "processes", "progress", "markdown", "shortage"}
+    | {"arrays", "compose", "differences", "errors", "exchange", "files", "modes", "normal", "plan", "planjson"},
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "export", "store", "report"},

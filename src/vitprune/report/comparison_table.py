@@ -8,9 +8,9 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from vitprune.markdown import markdown_table
 from vitprune.report.comparison import Comparison, Difference, Summary
 from vitprune.report.front import COSTS, STAGES
-from vitprune.report.markdown import markdown_table
 from vitprune.report.paired import Interval
 from vitprune.report.terminal import print_table
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vitprune.markdown import markdown_table
 from vitprune.report.domains import DomainLine, DomainStudy, Selection
 from vitprune.report.domains_breaks import Break, breaks
-from vitprune.report.markdown import markdown_table
 from vitprune.report.paired import Interval, Spread
 from vitprune.report.terminal import print_table
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from vitprune.markdown import markdown_table
 from vitprune.report.table import Row
 from vitprune.report.terminal import print_table
 
@@ -190,8 +191,7 @@ def front_markdown(front: Front, picture: str = "") -> str:
     if dense is not None and dense.images is not None:
         parts += [f"Accuracy is top-1 in % of the same {dense.images:,} images.", ""]
     if lines:
-        parts += ["| " + " | ".join(headings) + " |", "| --- |" + " ---: |" * (len(headings) - 2) + " --- |"]
-        parts += ["| " + " | ".join(line) + " |" for line in lines]
+        parts += markdown_table(headings, lines, left={0, len(headings) - 1})
         parts += [
             "",
             "On the front of a cost: no other model, the dense one included, is as cheap and more accurate, or",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitprune.markdown import markdown_table
 from vitprune.normal import Z95
 from vitprune.report.drawn import save_figure
 
@@ -71,9 +72,7 @@ def probes_markdown(title: str, rows: Sequence[ProbeRow], picture: str) -> str:
         ]
         for r in listed
     ]
-    parts = [f"# {title}", "", "| " + " | ".join(headings) + " |"]
-    parts += ["| ---: | --- |" + " ---: |" * (len(headings) - 3) + " --- |"]
-    parts += ["| " + " | ".join(line) + " |" for line in lines]
+    parts = [f"# {title}", "", *markdown_table(headings, lines, left={1, len(headings) - 1})]
     parts += [
         "",
         f"{len(rows)} probes; listed are those that no other beats in a cost and in top-1 (*), those of fixed",

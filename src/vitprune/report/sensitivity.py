@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from vitprune.markdown import markdown_table
 from vitprune.normal import Z95
 from vitprune.report.terminal import print_table
 
@@ -155,8 +156,7 @@ def sensitivity_markdown(rows: Sequence[SensitivityRow], title: str, *, images: 
         ]
     parts += [f"![Divergence and top-1 lost, by part and block]({picture})", ""] if picture else []
     for name, (headings, lines) in sensitivity_tables(rows).items():
-        parts += [f"## {name}", "", "| " + " | ".join(headings) + " |", "| ---: " * len(headings) + "|"]
-        parts += [*("| " + " | ".join(line) + " |" for line in lines), ""]
+        parts += [f"## {name}", "", *markdown_table(headings, lines), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitprune.markdown import markdown_table
 from vitprune.plan import Plan
 from vitprune.preprocessing import Preprocessing
 
@@ -36,9 +37,8 @@ def model_card(
     lines += [f"- asked: {asked}", f"- score: {plan.method or 'not recorded'}"]
     lines += [f"- {k}: {_value(v)}" for k, v in plan.settings.items() if k not in ("not_pruned", "frozen", "notes")]
     lines += [f"- note: {n}" for n in plan.settings.get("notes", [])]
-    lines += ["", "| | dense | pruned | ratio |", "| --- | ---: | ---: | ---: |"]
-    for key, row in plan.obtained.items():
-        lines.append(f"| {key} | {row['dense']:,} | {row['value']:,} | {row['ratio']:.4f} |")
+    costs = [[k, f"{v['dense']:,}", f"{v['value']:,}", f"{v['ratio']:.4f}"] for k, v in plan.obtained.items()]
+    lines += ["", *markdown_table(("", "dense", "pruned", "ratio"), costs, left={0})]
     rows = metrics.get("rows", [])
     if rows:
         lines += ["", "## Measured", "", *_table(rows)]
@@ -55,8 +55,8 @@ def model_card(
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return head + ["| " + " | ".join(_value(row.get(c, "")) for c in columns) + " |" for row in rows]
+    cells = [[_value(row.get(c, "")) for c in columns] for row in rows]
+    return markdown_table(columns, cells, left=range(len(columns)))
 
 
 def _value(value: Any) -> str:
