@@ -13,6 +13,7 @@ call; the page is written at the end, or by --page-only of what there is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from vitprune.pipeline.dg_settings import FORMS, SCORES, StudySettings
 from vitprune.pipeline.setup import DomainSettings
 from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings
-from vitprune.report import DomainStudy, domains_json, draw_domains
+from vitprune.report import DomainStudy, domains_json, draw_domains, draw_drops
 from vitprune.report.domains_table import study_tables
 
 SHAPE = "img_size=28&patch_size=7&in_chans=1&embed_dim=96&depth=6&num_heads=3"
@@ -45,13 +46,13 @@ def texts(value: str) -> tuple[str, ...]:
     return tuple(part for part in value.split(",") if part)
 
 
-def sections(found: DomainStudy, pictures: list[str]) -> list[str]:
+def sections(found: DomainStudy, pictures: Mapping[str, str]) -> list[str]:
     """The page below its head."""
     parts: list[str] = []
     for place, one in enumerate(study_tables(found)):
         parts += [f"## {one.title}"] if place else []
         parts += [" ".join(one.about.split()), table(one.headings, one.lines)]
-        parts += [] if place else [f"![Top-1 in held-out domains]({name})" for name in pictures]
+        parts += [] if place else [f"![{shown}]({name})" for shown, name in pictures.items()]
     parts.append("Forms: " + "; ".join(f"{name}: {form.summary}" for name, form in FORMS.items()) + ".")
     if found.failed:
         parts.append("Failed: " + "; ".join(f"{c.name}: {c.error}" for c in found.failed))
@@ -110,11 +111,16 @@ def main() -> None:
     changed = {k: v for k, v in settings.tuning.to_json().items() if v != settings.dense.to_json()[k]}
     about["fine-tuning"] = f"the same but for {changed}, without a teacher"
     about["scores"] = f"{settings.calibration} images, equally many of every source domain"
-    pictures = []
+    pictures = {}
     given.out.mkdir(parents=True, exist_ok=True)
     for place, model in enumerate(found.models, 1):
-        pictures.append(f"{date.today().isoformat()}-domains-{label}-{place}.png")
-        draw_domains(found, model, given.out / pictures[-1])
+        for shown, end, draw in (
+            ("Points lost in unseen domains", "-drops", draw_drops),
+            ("Top-1 in held-out domains", "", draw_domains),
+        ):
+            name = f"{date.today().isoformat()}-domains-{label}-{place}{end}.png"
+            draw(found, model, given.out / name)
+            pictures[f"{shown} of {model}"] = name
     rows = domains_json(found)["cells"]
     title = f"{label}: pruned, and tested in domains that training never saw"
     write(given.out, f"domains-{label}", title, sections(found, pictures), rows, about)

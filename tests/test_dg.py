@@ -172,8 +172,8 @@ def test_a_study_and_what_it_leaves(command, domains: Path) -> None:
     assert "photo" in again.out and "in-domain" in again.out and "Chosen among all" in again.out
     page = (study / "table.md").read_text()
     assert "drop outside" in page and "speed-up, batch 32" in page and "by oracle" in page
-    (picture,) = study.glob("curves-*.png")
-    assert picture.name in page and picture.read_bytes()[:4] == b"\x89PNG"
+    assert [len(list(study.glob(f"{stem}-*.png"))) for stem in ("curves", "drops")] == [1, 1]
+    assert all(p.name in page and p.read_bytes()[:4] == b"\x89PNG" for p in study.glob("*.png"))
     rows = (study / "table.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * (2 + 2 * 1 + 1 + 2 * 2)  # per cell: sources, and twice the held-out domains
     other = command(*arguments, "--limit", 10)

@@ -12,7 +12,9 @@ import pytest
 from vitprune.errors import StoreError
 from vitprune.pipeline.report_run import run_report
 from vitprune.report import DomainCell, DomainScores, DomainStudy, domains_csv, domains_json, domains_markdown
+from vitprune.report.domains import CONTROL
 from vitprune.report.domains_breaks import breaks
+from vitprune.report.domains_drops import draw_drops, drop_panels, drops_of
 from vitprune.report.domains_json import domains_from_json
 from vitprune.report.domains_picture import draw_domains
 from vitprune.report.domains_table import (
@@ -112,7 +114,7 @@ def test_pages_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert headings[3:6] == ["a", "b", "mean"] and lines[0][3] == "75.00 ± 7.07"
     assert lines[1][headings.index("drop outside")] == "25.00 ± 5.00"
     assert cost_table(found)[1][0][3:5] == ["45.0%", "-"] and selection_table(found)[1][0][1] == "50%"
-    page = domains_markdown(found, {"vit": "x.png"})
+    page = domains_markdown(found, {"Top-1 in held-out domains of vit": "x.png"})
     assert "![Top-1 in held-out domains of vit](x.png)" in page
     assert "## Where it breaks" in page and "| vit | global l2 | 50% | 50% | a at 50%, b at 50% |" in page
     assert "- vit global l2 (worst) 0.5 without b seed 2 (f): no luck" in page
@@ -121,11 +123,34 @@ def test_pages_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert {r["status"] for r in rows} == {"done", "open", "failed"}
     values = domains_json(found)
     assert values["lines"][1]["mean"]["mean"] == pytest.approx(0.45) and values["cells"][0]["outside"] == {"a": 0.8}
-    draw_domains(found, "vit", tmp_path / "x.png")
-    draw_domains(DomainStudy("Empty", ("a",), (open_cell,)), "vit", tmp_path / "y.png")
-    assert all((tmp_path / n).read_bytes()[:4] == b"\x89PNG" for n in ("x.png", "y.png"))
+    for number, draw in enumerate((draw_domains, draw_drops)):
+        draw(found, "vit", tmp_path / f"{number}.png")
+        draw(DomainStudy("Empty", ("a",), (open_cell,)), "vit", tmp_path / f"{number}-empty.png")
+    drawn = list(tmp_path.glob("*.png"))
+    assert len(drawn) == 4 and all(p.read_bytes()[:4] == b"\x89PNG" for p in drawn)
     print_domains(found)
     assert "failed: vit global l2 (worst) 0.5 without b seed 2: no luck" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_points_lost_as_a_picture_shows_them() -> None:
+    control = [replace(cell(h, s, 0.91, 0.75, CONTROL, ""), ratio=0.0) for h in "ab" for s in (0, 1)]
+    single = replace(cell("a", 0, 0.88, 0.79, "global", "l1"), ratio=0.25)  # b is not measured
+    found = study(*control, single)
+    drops = drops_of(found, "vit")
+    assert {ratio: [line.line for line in lines] for ratio, lines in drops.items()} == {
+        0.25: [CONTROL, "global l1"],
+        0.5: [CONTROL, "global l2"],
+    }
+    half, quarter = drop_panels(found, "vit", "lost")[::-1]
+    assert "global l2 25.0 ± 5.0" in half.alt and "global l1 not known, not known" in quarter.alt
+    axes = half.figure.axes[0]
+    marks = {line.get_label(): line for line in axes.get_lines()}
+    assert axes.get_yticklabels()[1].get_text() == "global l2" and axes.yaxis_inverted()
+    assert marks["mean of the unseen domains"].get_xdata()[1] == pytest.approx(25.0)
+    assert sorted(marks["an unseen domain"].get_xdata()[2:]) == pytest.approx([20.0, 30.0])
+    assert [t.get_text() for t in axes.texts] == ["b"]  # where most is lost; the control gains
+    assert [t.get_text() for t in quarter.figure.axes[0].texts] == []  # a single domain needs no name
+    assert drops_of(DomainStudy("Empty", ("a",), ()), "vit") == {}
 
 
 def test_a_study_comes_back_from_its_table() -> None:
@@ -154,6 +179,14 @@ def test_a_report_of_a_study(tmp_path: Path) -> None:
     rows = list(csv.DictReader((done.files / "domains-1.csv").read_text().splitlines()))
     assert len(rows) == len(list(csv.DictReader(domains_csv(found).splitlines())))
     assert {p.stem for p in done.files.glob("domains-1-*.svg")} == {f"domains-1-{i}" for i in range(1, 6)}
+    assert (done.files / "domains-drops-1-1.svg").is_file() and "global l2 25.0 ± 5.0" in page
+    lost = [DomainCell("vit", "a", s, "global", "l2", "", 0.5, f"f{s}", error=f"error {s}") for s in range(10, 17)]
+    to_do = [DomainCell("vit", "b", s, "global", "l2", "", 0.5, f"o{s}") for s in range(20, 29)]
+    (tmp_path / "study" / "table.json").write_text(json.dumps(domains_json(replace(study(*lost, *to_do), about=about))))
+    run_report([tmp_path / "study"], tmp_path / "long.html")
+    long = (tmp_path / "long.html").read_text()
+    assert "error 14" in long and "error 15" not in long and "study: 2 more failed" in long
+    assert "seed 24 and 4 more still to come" in long and "seed 25" not in long
     (tmp_path / "study" / "table.json").write_text('{"title": 3}')
     with pytest.raises(StoreError, match=r"study"):
         run_report([tmp_path / "study"], tmp_path / "again.html")

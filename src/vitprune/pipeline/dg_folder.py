@@ -21,10 +21,15 @@ from vitprune.report import (
     domains_json,
     domains_markdown,
     draw_domains,
+    draw_drops,
 )
 from vitprune.store.read import METRICS
 
 DOMAINS = "domains.json"
+PICTURES = (
+    ("Points lost in unseen domains", "drops", draw_drops),
+    ("Top-1 in held-out domains", "curves", draw_domains),
+)  # what it shows, how its file's name begins, what draws it
 
 
 class DgFolder(CellFolder):
@@ -62,13 +67,16 @@ class DgFolder(CellFolder):
         return DomainCell(**who)
 
     def write(self, found: DomainStudy) -> None:
-        """The tables and the pictures, one for each model."""
+        """The tables, and the pictures of each model."""
         write_text(self.path / "table.json", json.dumps(domains_json(found), indent=1) + "\n")
         write_text(self.path / "table.csv", domains_csv(found))
-        pictures = {model: picture_name(found, model) for model in found.models}
+        pictures = {}
+        for model in found.models:
+            for shown, stem, draw in PICTURES:
+                name = picture_name(found, model, stem)
+                draw(found, model, self.path / name)
+                pictures[f"{shown} of {model}"] = name
         write_text(self.path / "table.md", domains_markdown(found, pictures))
-        for model, name in pictures.items():
-            draw_domains(found, model, self.path / name)
 
 
 def scores_of(found: Mapping[str, Any]) -> DomainScores:
@@ -78,7 +86,7 @@ def scores_of(found: Mapping[str, Any]) -> DomainScores:
     return DomainScores(sides["inside"], sides["outside"], sides["oracle"], images)
 
 
-def picture_name(found: DomainStudy, model: str) -> str:
+def picture_name(found: DomainStudy, model: str, stem: str) -> str:
     """Such as "curves-1-deit_tiny_patch16_224.png"."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "_", model).strip("_")
-    return f"curves-{found.models.index(model) + 1}-{stem[-40:] or 'model'}.png"
+    name = re.sub(r"[^A-Za-z0-9]+", "_", model).strip("_")
+    return f"{stem}-{found.models.index(model) + 1}-{name[-40:] or 'model'}.png"

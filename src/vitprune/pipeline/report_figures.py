@@ -8,14 +8,11 @@ from statistics import fmean
 from vitprune.pipeline.outcome import alike
 from vitprune.pipeline.report_parts import dense_rows
 from vitprune.pipeline.report_read import ReadRun, SavedModel
-from vitprune.report import DomainStudy, Front, FrontPoint, sensitivity_csv, width_rows
+from vitprune.report import Front, FrontPoint, sensitivity_csv, width_rows
 from vitprune.report.classes import class_names, class_panel, class_rows, confusion_panel, pair_rows, same_images
 from vitprune.report.curves import Curve, curve_panel
-from vitprune.report.domains_json import domains_csv
-from vitprune.report.domains_panels import domain_panels
-from vitprune.report.domains_table import study_tables
 from vitprune.report.front import COSTS
-from vitprune.report.page import Figure, Item, Section, Table, Text, csv_of
+from vitprune.report.page import Figure, Item, Section, Table, csv_of
 from vitprune.report.panel import Panel
 from vitprune.report.scatter import Dot, Series, scatter
 from vitprune.report.sensitivity import MEANING
@@ -147,29 +144,6 @@ def widths_section(models: Sequence[SavedModel], headline: SavedModel) -> Sectio
     )
     csv = widths_csv({m.name: width_rows(m.contents.plan) for m in pruned})
     return Section("widths", "Widths before and after", [Figure("widths", caption, panels, csv)])
-
-
-def domains_section(runs: Sequence[ReadRun]) -> Section | None:
-    """Accuracy in domains that were held out, what pruning costs there and at home, and what it gains in time."""
-    items: list[Item] = []
-    for number, study in enumerate((r.domains for r in runs if r.domains is not None), 1):
-        end = f"-{number}" if number > 1 else ""
-        for place, table in enumerate(study_tables(study)):
-            items.append(Text(table.about))
-            items.append(Table(table.title, table.headings, table.lines, table.left, f"{table.name}{end}"))
-            items += () if place else _pictures(study, f"domains{end}")
-    return Section("domains", "Unseen domains", items) if items else None
-
-
-def _pictures(study: DomainStudy, prefix: str) -> list[Item]:
-    """A figure for every model that has finished cells."""
-    found: list[Item] = []
-    for place, model in enumerate(study.models, 1):
-        panels = domain_panels(study, model, f"{prefix}-{place}")
-        if panels:
-            caption = f"{model}, against what is removed. Bars: standard deviation over seeds."
-            found.append(Figure(f"{prefix}-{place}", caption, panels, domains_csv(study)))
-    return found
 
 
 def sensitivity_section(runs: Sequence[ReadRun]) -> Section | None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vitprune.errors import StoreError
+from vitprune.errors import StoreError, listed
 from vitprune.files import new_folder, write_text
 from vitprune.pipeline import report_figures as figures
 from vitprune.pipeline import report_parts as parts
+from vitprune.pipeline.report_domains import domains_section
 from vitprune.pipeline.report_images import images_section
 from vitprune.pipeline.report_read import ReadRun, SavedModel, labels_of, read_run
 from vitprune.pipeline.versions import versions
@@ -21,6 +22,7 @@ from vitprune.report.page import Page, Section, Text, render
 from vitprune.report.svg import page_style
 from vitprune.report.words import part_of, percent, points_lost, short, signed
 
+NAMED = 5  # failures, and parts still to come, that a note tells one by one
 MARK = "report.css"  # in a folder of files: it may be replaced
 POINT = 1.0  # of top-1 that the smallest model of several may lose to be the headline's
 
@@ -141,7 +143,7 @@ def page_of(
         why = "they need two models of the same dense model and images; give several RUNs, or a sweep"
         add(figures.fronts_section(families, runs), "Fronts of accuracy against MACs and latency", why)
         add(figures.widths_section(models, head), "Widths before and after", "no model on this page is pruned")
-    unseen = figures.domains_section(runs)
+    unseen = domains_section(runs)
     add(unseen, "Accuracy in unseen domains", "no run measured it; vitprune dg does")
     why = "no run measured it; vitprune search --method sensitivity does"
     add(figures.sensitivity_section(runs), "Sensitivity map", why)
@@ -270,9 +272,11 @@ def _remarks(runs: Sequence[ReadRun], models: Sequence[SavedModel]) -> list[Text
     if len(devices) > 1:
         found.append(Text(f"Times were measured on different devices: {', '.join(sorted(devices))}.", True))
     for run in runs:
-        for asked, error in run.failed:
+        for asked, error in run.failed[:NAMED]:
             found.append(Text(f"{run.name}, {asked} failed: {error}", True))
+        if len(run.failed) > NAMED:
+            found.append(Text(f"{run.name}: {len(run.failed) - NAMED} more failed", True))
         if run.left:
             again = f"the same command goes on: {run.command}" if run.command else "the same command goes on"
-            found.append(Text(f"{run.name} is not finished, {', '.join(run.left)} still to come; {again}", True))
+            found.append(Text(f"{run.name} is not finished, {listed(run.left, NAMED)} still to come; {again}", True))
     return found

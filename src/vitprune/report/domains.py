@@ -128,6 +128,12 @@ class DomainStudy:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def of(self) -> str:
+        """What the ratios are shares of, in words."""
+        name = str(self.about.get("ratio_of", "params"))
+        return {"params": "parameters", "macs": "MACs"}.get(name, name)
+
+    @property
     def finished(self) -> tuple[DomainCell, ...]:
         """Those that were measured."""
         return tuple(c for c in self.cells if c.found is not None)

@@ -29,9 +29,8 @@ def domain_panels(found: DomainStudy, model: str, prefix: str) -> list[Panel]:
     """The pictures of a model: top-1 against the share that is removed. Bars: standard deviation over seeds."""
     every = points_of(found, model)
     styles = {n: i for i, n in enumerate(dict.fromkeys(line.line for line in found.lines() if line.ratio))}
-    what = str(found.about.get("ratio_of", "params"))
     return [
-        _panel(f"{prefix}-{number}", title, f"{what} removed", points, styles)
+        _panel(f"{prefix}-{number}", title, f"{found.of} removed", points, styles)
         for number, (title, points) in enumerate(every.items(), 1)
     ]
 

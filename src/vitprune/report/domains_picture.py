@@ -44,7 +44,7 @@ def draw_domains(found: DomainStudy, model: str, path: Path) -> None:
         _panel(axis, title, points, styles)
         if place + columns >= len(panels):  # nothing stands below
             axis.tick_params(labelbottom=True)
-            axis.set_xlabel(f"{found.about.get('ratio_of', 'params')} removed", fontsize=8)
+            axis.set_xlabel(f"{found.of} removed", fontsize=8)
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axis in axes[len(panels) :]:
         axis.set_visible(False)

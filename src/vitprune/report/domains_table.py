@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vitprune.markdown import markdown_table
@@ -138,14 +139,14 @@ def study_tables(found: DomainStudy) -> tuple[StudyTable, ...]:
     return tuple(table for table in every if table.lines)
 
 
-def domains_markdown(found: DomainStudy, pictures: dict[str, str]) -> str:
-    """A page: the tables with what they mean, a picture per model, failed cells."""
+def domains_markdown(found: DomainStudy, pictures: Mapping[str, str]) -> str:
+    """A page: the tables with what they mean, pictures (what they show -> file) below the first, failed cells."""
     parts = [f"# {found.title}", ""]
     for place, table in enumerate(study_tables(found)):
         parts += [f"## {table.title}", ""] if place else []
         parts += [table.about, "", *markdown_table(table.headings, table.lines, table.left), ""]
-        for model, picture in () if place else pictures.items():
-            parts += [f"![Top-1 in held-out domains of {model}]({picture})", ""]
+        for shown, file in () if place else pictures.items():
+            parts += [f"![{shown}]({file})", ""]
     if found.failed:
         parts += ["Failed:", "", *(f"- {c.name} ({c.key}): {c.error}" for c in found.failed)]
     return "\n".join(parts).rstrip() + "\n"
