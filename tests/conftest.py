@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import vitprune
+
 TINY = "timm:vit_tiny_patch16_224?img_size=16&patch_size=4&in_chans=3&embed_dim=48&depth=2&num_heads=3&num_classes=3"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a process of its own that runs this package."""
+    own = {"PYTHONPATH": str(Path(vitprune.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, **more}
 
 
 @dataclass(frozen=True)

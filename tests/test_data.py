@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import random
-import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 
-from vitprune.data import AugmentSettings, Batches, TensorBatches, open_data
+from data_parts import AUGMENT, GREY, RGB, collect, idx_bytes, write_fashion, write_folder
+from vitprune.data import AugmentSettings, TensorBatches, open_data
 from vitprune.data import idx as idx_module
-from vitprune.data.augment import erase, flip, shift
-from vitprune.data.images import make_transform
 from vitprune.data.split import balanced_subset, stratified_split
 from vitprune.errors import DataError
 from vitprune.preprocessing import Preprocessing
-
-GREY = Preprocessing((28, 28), (0.25,), (0.5,), "bilinear", 1)
-RGB = Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3, "bilinear", 3)
-AUGMENT = AugmentSettings(flip=True, crop_padding=4, erasing=0.5)
-
-
-def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:
-    """An IDX file of bytes."""
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def write_fashion(folder: Path, train: int = 60, test: int = 20) -> None:
-    """A tiny set in Fashion-MNIST's four files; every image is filled with 10 times its label."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", train), ("test", test)):
-        labels = np.arange(count, dtype=np.uint8) % 10
-        images = np.repeat(labels * 10, 28 * 28).reshape(count, 28, 28)
-        for name, array in zip(idx_module.FILES[split], (images, labels), strict=True):
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
-
-
-def write_folder(root: Path, mode: str = "RGB", per_class: int = 6, sub: str = "") -> Path:
-    """An image folder of two classes, cat (dark) and dog (bright)."""
-    for label, name in enumerate(("cat", "dog")):
-        (root / sub / name).mkdir(parents=True, exist_ok=True)
-        for i in range(per_class):
-            level = 40 + 150 * label + i
-            colour = level if mode == "L" else (level, level // 2, 0)
-            Image.new(mode, (20, 24), colour).save(root / sub / name / f"{i}.png")
-    return root
-
-
-def collect(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images and labels of one pass."""
-    images, labels = zip(*batches, strict=True)
-    return torch.cat(images), torch.cat(labels)
 
 
 def test_split_is_stratified_and_seeded() -> None:
@@ -180,64 +139,6 @@ def test_shards_are_disjoint_and_even() -> None:
     assert sorted(whole) == list(range(23))
 
 
-def test_augmentations_by_hand() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.arange(16.0).view(1, 1, 4, 4).repeat(64, 1, 1, 1) + 1
-    flipped = flip(x, generator)
-    mirrored = (flipped == x.flip(-1)).flatten(1).all(1)
-    assert 16 < int(mirrored.sum()) < 48 and bool((flipped == x).flatten(1).all(1)[~mirrored].all())
-    moved = shift(x, 1, generator)
-    padded = torch.nn.functional.pad(x[0, 0], (1, 1, 1, 1))
-    crops = [padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
-    found = {next(k for k, c in enumerate(crops) if torch.equal(c, m[0])) for m in moved}
-    assert found == set(range(9))
-    gone = erase(x.repeat(1, 1, 8, 8), 1.0, generator)
-    shares = (gone == 0).float().mean((1, 2, 3))
-    assert float(shares.min()) > 0.01 and float(shares.max()) < 0.3
-    assert torch.equal(erase(x, 0.0, generator), x)
-
-
-def test_erased_rectangles_may_hold_noise() -> None:
-    x = torch.full((32, 3, 16, 16), 5.0)
-    plain = erase(x, 1.0, torch.Generator().manual_seed(1))
-    noisy = erase(x, 1.0, torch.Generator().manual_seed(1), noise=True)
-    assert torch.equal(plain == 0, noisy != 5)  # the same places
-    values = noisy[noisy != 5]
-    assert abs(float(values.mean())) < 0.1 and float(values.std()) == pytest.approx(1, abs=0.1)
-
-
-@pytest.mark.parametrize("prep", [RGB, GREY], ids=["colour", "grey"])
-def test_randaugment_depends_on_the_seed_alone(tmp_path: Path, prep: Preprocessing) -> None:
-    write_folder(tmp_path)
-    plain = AugmentSettings(flip=False)
-    results = []
-    for magnitude, seed in ((9.0, 0), (9.0, 0), (9.0, 1), (0.0, 0)):
-        augment = replace(plain, randaugment=magnitude)
-        data = open_data(str(tmp_path), prep, augment=augment, batch_size=4, val_fraction=0.3, seed=0)
-        data.train._order.seed = seed  # the draws alone, not the split
-        data.train._order.shuffle = False
-        random.seed(len(results))
-        results.append((collect(data.train)[0], random.random()))
-    (a, _), (b, after), (c, _), (d, _) = results
-    assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
-    assert after == random.Random(1).random()  # other users of Python's generator notice nothing
-    with pytest.raises(DataError, match=r"randaugment must be a magnitude in 0..10, but got 11"):
-        AugmentSettings(randaugment=11)
-
-
-def test_randaugment_at_its_largest_magnitude() -> None:
-    transform = make_transform(RGB, AugmentSettings(randaugment=10.0))
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
-    random.seed(0)
-    assert all(bool(torch.isfinite(transform(image)).all()) for _ in range(150))
-
-
-def test_what_does_not_apply_to_images_in_memory_is_said(tmp_path: Path) -> None:
-    write_fashion(tmp_path)
-    data = open_data(f"fashion-mnist:{tmp_path}", GREY, augment=AugmentSettings(randaugment=9, hue=0.1))
-    assert any("hue, randaugment are for image files and not applied" in note for note in data.notes)
-
-
 def test_a_pass_may_leave_out_batches_that_were_had_before(tmp_path: Path) -> None:
     write_folder(tmp_path / "files")
     write_fashion(tmp_path / "idx")
@@ -250,84 +151,6 @@ def test_a_pass_may_leave_out_batches_that_were_had_before(tmp_path: Path) -> No
         rest = list(train)
         assert len(train) == len(whole) == len(rest) + 1 > 1
         assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole[1:], rest, strict=True))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_image_folder_is_the_same_for_any_number_of_workers(tmp_path: Path, workers: int) -> None:
-    write_folder(tmp_path)
-    settings = AugmentSettings(flip=True, crop_padding=4, erasing=0.5, color_jitter=0.3, resized_crop=0.5)
-    here = open_data(str(tmp_path), RGB, augment=settings, batch_size=4, val_fraction=0.3)
-    there = open_data(str(tmp_path), RGB, augment=settings, batch_size=4, val_fraction=0.3, workers=workers)
-    assert (here.train.size, here.val.size, here.classes, here.test) == (8, 4, ("cat", "dog"), None)
-    here.train.set_epoch(2)
-    there.train.set_epoch(2)
-    a, b = collect(here.train), collect(there.train)
-    assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[0].shape == (8, 3, 16, 16)
-
-
-def test_image_folder_with_splits(tmp_path: Path) -> None:
-    for split, count in (("train", 5), ("val", 3), ("test", 2)):
-        write_folder(tmp_path, per_class=count, sub=split)
-    data = open_data(str(tmp_path), RGB, limit=6)
-    assert data.test is not None and (data.train.size, data.val.size, data.test.size) == (6, 6, 4)
-    images, labels = collect(data.val)
-    red = (images[:, 0] * 0.5 + 0.5).mean((1, 2)) * 255
-    assert torch.allclose(red.round(), torch.tensor([40.0, 41, 42, 190, 191, 192]))
-    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_colour_images_for_a_grey_model(tmp_path: Path) -> None:
-    write_folder(tmp_path)
-    assert collect(open_data(str(tmp_path), GREY).val)[0].shape[1:] == (1, 28, 28)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
-    write_folder(tmp_path, per_class=40, sub="train")
-    write_folder(tmp_path, per_class=2, sub="val")
-    path = tmp_path / "val" / "dog" / "1.png"
-    path.write_bytes(path.read_bytes()[:60])
-    data = open_data(str(tmp_path), RGB, workers=workers)
-    with pytest.raises(DataError, match=r"val/dog/1.png is no whole image \(.*\); fetch it again or remove it$"):
-        list(data.val)
-    path.write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"val/dog/1.png is no whole image"):
-        list(data.val)
-
-
-def test_one_channel_files_need_a_word(tmp_path: Path) -> None:
-    write_folder(tmp_path, "L")
-    with pytest.raises(DataError, match="one-channel images, but the model takes 3 channels"):
-        open_data(str(tmp_path), RGB)
-    data = open_data(str(tmp_path), RGB, repeat_channels=True)
-    assert "repeated" in data.notes[0]
-    assert collect(data.val)[0].shape[1] == 3
-
-
-def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="DATA must be one of .* no folder"):
-        open_data(str(tmp_path / "gone"), RGB)
-    with pytest.raises(DataError, match="has no class folders"):
-        open_data(str(tmp_path), RGB)
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match="has no images of cat"):
-        open_data(str(tmp_path), RGB)
-    write_folder(tmp_path / "b", sub="train")
-    write_folder(tmp_path / "b", sub="val")
-    (tmp_path / "b" / "val" / "bird").mkdir()
-    with pytest.raises(DataError, match="classes that .* has not: bird"):
-        open_data(str(tmp_path / "b"), RGB)
-    write_folder(tmp_path / "c", sub="val")
-    with pytest.raises(DataError, match="has no train/"):
-        open_data(str(tmp_path / "c"), RGB)
-
-
-def test_class_count_must_fit_the_head(tmp_path: Path) -> None:
-    write_folder(tmp_path)
-    with pytest.raises(DataError, match="2 classes, but the model's head has 10"):
-        open_data(str(tmp_path), RGB, num_classes=10)
-    with pytest.raises(DataError, match="10 classes, but the model's head has 1000"):
-        open_data("fashion-mnist-sample", GREY, num_classes=1000)
 
 
 def write_cifar(folder: Path, count: int = 20) -> None:
@@ -384,15 +207,3 @@ def test_settings_out_of_range() -> None:
     with pytest.raises(DataError, match="batch size must be at least 1"):
         open_data("fashion-mnist-sample", GREY, batch_size=0)
     assert AugmentSettings.from_json(AUGMENT.to_json()) == AUGMENT
-
-
-def test_calibration_images_of_a_folder_come_mixed(tmp_path: Path) -> None:
-    root = str(write_folder(tmp_path, per_class=20))
-    data = open_data(root, RGB, batch_size=8, calibration=24)
-    assert data.calibration is not None
-    first, labels = next(iter(data.calibration))
-    assert len(first) == 8 and set(labels.tolist()) == {0, 1}, "the first images of a class alone would mislead"
-    everything = collect(data.calibration)[1]
-    assert len(everything) == 24 and int(everything.sum()) == 12
-    again = open_data(root, RGB, batch_size=8, calibration=24).calibration
-    assert again is not None and torch.equal(collect(again)[1], everything)

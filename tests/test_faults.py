@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import faults
-from test_recover_processes import environment
+from conftest import environment
 
 
 def killed(kind: str, seeds: int, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import two_masks
 import vitprune
-from test_recover_processes import environment, start_two
+from test_recover_processes import addressed, start_two
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def test_all_processes_raise_the_same(together: Path) -> None:
 def test_the_command_line_in_two_processes_goes_on_after_a_kill(tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    line += ["--master_port", environment()["MASTER_PORT"], "-m", "vitprune", "prune", "shipped:fmnist-vit"]
+    line += ["--master_port", addressed()["MASTER_PORT"], "-m", "vitprune", "prune", "shipped:fmnist-vit"]
     line += ["--data", "fashion-mnist-sample", "--limit", "256", "--batch-size", "32", "--device", "cpu"]
     line += ["--method", "masks", "--target", "macs=0.6", "--mask-epochs", "4", "--mask-lr", "0.1", "--epochs", "1"]
     line += ["--amp", "no", "--json", "--out", str(out)]
     search = tmp_path / "out.work" / "masks" / "search"
-    process = psutil.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = psutil.Popen(line, env=addressed(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     end = time.monotonic() + 200
     while not any(search.glob("epoch-*")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
@@ -92,7 +92,7 @@ def test_the_command_line_in_two_processes_goes_on_after_a_kill(tmp_path: Path) 
         started.kill()
     said = process.communicate()[0]
     assert any(search.glob("epoch-*")) and not out.exists(), said
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(line, env=addressed(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "going on after epoch " in done.stderr and done.stderr.count("obtained macs=") == 1
     told = json.loads(done.stdout)

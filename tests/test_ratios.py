@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from toys import HIDDEN, toy_graph
+from toys import HIDDEN, random_scores, toy_graph
 from vitprune.allocate import DEFAULT_KINDS, Target, allocate
 from vitprune.allocate.depth import gone_with
 from vitprune.allocate.ratios import read_layer_ratios
@@ -15,11 +15,6 @@ from vitprune.errors import TargetError
 from vitprune.plan import Plan
 from vitprune.trace.graph import Graph, Group
 from vitprune.trace.polynomial import Polynomial
-
-
-def random_scores(graph, seed=0):
-    rng = np.random.default_rng(seed)
-    return {g.name: rng.random((g.lanes, g.size)) for g in graph.groups}
 
 
 def branched(count=4, width=32):

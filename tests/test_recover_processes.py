@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import sharded
 import two_processes
 import vitprune
-from conftest import TINY
+from conftest import TINY, environment
 from vitprune import processes
 from vitprune.errors import StoreError
 from vitprune.pipeline.stages import WorkFolder
@@ -28,18 +28,17 @@ TESTS = Path(two_processes.__file__).parent
 PATH = os.pathsep.join([str(Path(vitprune.__file__).parents[1]), str(TESTS), os.environ.get("PYTHONPATH", "")])
 
 
-def environment(**more: str) -> dict[str, str]:
-    """For the processes."""
+def addressed(**more: str) -> dict[str, str]:
+    """The environment of processes that meet at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    own = {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return {**os.environ, **own, **more}
+    return environment(PYTHONPATH=PATH, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **more)
 
 
 def start_two(script: str, *arguments: object) -> list[str]:
     """Runs the script in two processes; what each said."""
-    shared = environment(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="true")
+    shared = addressed(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="true")
     started = [
         subprocess.Popen(
             [sys.executable, script, *map(str, arguments)],
@@ -156,7 +155,7 @@ def test_the_command_line_in_two_processes(image_folder: Path, tmp_path: Path) -
     options += ["--set", "keep=last"]  # rounding may decide the best of two epochs on 18 images
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    port = environment()["MASTER_PORT"]
+    port = addressed()["MASTER_PORT"]
     launch += ["--main_process_port", port]
     both, one = tmp_path / "both", tmp_path / "one"
     runs = (
@@ -165,7 +164,7 @@ def test_the_command_line_in_two_processes(image_folder: Path, tmp_path: Path) -
     )
     losses = []
     for line, place in runs:
-        done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=280)
+        done = subprocess.run(line, env=addressed(), capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count('"rows"') == 1 and done.stderr.count("tracing the model") == 1
         losses.append([epoch["loss"] for epoch in json.loads(done.stdout)["history"]["epochs"]])
@@ -176,6 +175,6 @@ def test_the_command_line_in_two_processes(image_folder: Path, tmp_path: Path) -
     with torch.no_grad():  # not the weights: the biases of keys, which a softmax does not feel, follow rounding alone
         torch.testing.assert_close(vitprune.load(both)(x), vitprune.load(one)(x), rtol=1e-3, atol=1e-3)
     wrong = [*launch, *options, "--batch-size", "8", "--out", str(tmp_path / "o"), "--limit", "1"]
-    done = subprocess.run(wrong, env=environment(), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(wrong, env=addressed(), capture_output=True, text=True, timeout=280)
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1

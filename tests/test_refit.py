@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import gc
-from pathlib import Path
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import vitprune
 from matrix import half_plan, output, relative
-from vitprune.calibrate import CalibrationError, Moments, Replay, sites
-from vitprune.calibrate.covariance import WIDE
+from refit_parts import half_of_the_mlp, images
+from vitprune.calibrate import CalibrationError, Replay, sites
 from vitprune.plan import GroupPlan, Plan, identity
 from vitprune.progress import Silent
 from vitprune.refit import RefitError, refit
-from vitprune.refit.ridge import RIDGES, _errors, best_ridge
-from vitprune.refit.spool import Spool
 from vitprune.shrink import shrink
 from vitprune.trace import trace
-from vitprune.trace.graph import Graph
-from zoo import CASES, Case
+from zoo import CASES
 
 MODELS = [
     "timm/vit_tiny/fused", "hf/vit/eager", "timm/swin_tiny/fused", "torchvision/vit_b_16", "timm/mobilevit/fused",
     "timm/beit/fused",
 ]  # fmt: skip
-
-
-def images(case: str, count: int, seed: int) -> Tensor:
-    (like,) = CASES[case].example(2)
-    return torch.randn(count, *like.shape[1:], generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -58,108 +47,6 @@ def test_sites_are_the_linear_layers() -> None:
     assert {w.removesuffix(".weight") for w in found} == names
     (site,) = found["blocks.0.mlp.fc2.weight"]
     assert (site.bias, site.channels_first) == ("blocks.0.mlp.fc2.bias", False)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_moments_solve_the_shrunk_normal_equations(bias: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(400, 6, generator=generator, dtype=torch.float64) @ torch.randn(6, 6, generator=generator).double()
-    r = x @ torch.randn(6, 3, generator=generator).double() + 0.7 + 0.1 * torch.randn(400, 3, generator=generator)
-    moments = Moments(6, 3, torch.device("cpu"))
-    for part in range(4):
-        moments.add(x[100 * part : 100 * part + 100], r[100 * part : 100 * part + 100])
-    change, shift = moments.solve(bias)
-    zero = torch.zeros_like(change), torch.zeros_like(shift)
-    before, after = moments.error(*zero), moments.error(change, shift)
-    cx, cr = (x - x.mean(0), r - r.mean(0)) if bias else (x, r)
-    s, p, n = cx.T @ cx / 400, 6, 400
-    square, trace_ = float((s @ s).trace()), float(s.trace())
-    rho = ((1 - 2 / p) * square + trace_**2) / ((n + 1 - 2 / p) * (square - trace_**2 / p))
-    assert 0 < rho < 0.2
-    shrunk = (1 - rho) * s + rho * trace_ / p * torch.eye(p, dtype=torch.float64)
-    want = torch.linalg.solve(shrunk, cx.T @ cr / 400).T
-    torch.testing.assert_close(change, want)
-    torch.testing.assert_close(shift, r.mean(0) - want @ x.mean(0) if bias else torch.zeros(3, dtype=torch.float64))
-    assert before == pytest.approx(float(r.square().sum(1).mean()))
-    assert after == pytest.approx(float((r - x @ change.T - shift).square().sum(1).mean()))
-    exact = torch.linalg.lstsq(torch.cat([x, torch.ones(400, 1)], 1) if bias else x, r).solution
-    best = float((r - (torch.cat([x, torch.ones(400, 1)], 1) if bias else x) @ exact).square().sum(1).mean())
-    assert best <= after < 0.2 * before
-
-
-def test_a_half_that_predicts_the_other_chooses_the_damping() -> None:
-    generator = torch.Generator().manual_seed(2)
-    draw = torch.randn(24, 3, generator=generator).double()
-    for noise, samples, expected in ((0.01, 400, True), (50.0, 60, False)):
-        halves = (Moments(24, 3, torch.device("cpu")), Moments(24, 3, torch.device("cpu")))
-        for half in halves:
-            x = torch.randn(samples // 2, 24, generator=generator).double()
-            half.add(x, 0.05 * x @ draw + noise * torch.randn(len(x), 3, generator=generator))
-        ridge = best_ridge(halves, True)
-        if expected:
-            assert ridge is not None and ridge < 0.1
-            continue
-        assert ridge is None or ridge >= 1
-        total = halves[0] + halves[1]
-        assert total.count == samples and torch.equal(total.xx, halves[0].xx + halves[1].xx)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_ridge_is_the_one_that_fits_one_by_one_choose(bias: bool) -> None:
-    generator = torch.Generator().manual_seed(8)
-    mix, draw = torch.randn(12, 12, generator=generator), torch.randn(12, 4, generator=generator)
-    for noise in (0.1, 3.0, 20.0):
-        halves = (Moments(12, 4, torch.device("cpu")), Moments(12, 4, torch.device("cpu")))
-        for half, samples in zip(halves, (40, 60), strict=True):
-            x = torch.randn(samples, 12, generator=generator) @ mix + 1
-            r = x @ draw + 2 + noise * torch.randn(samples, 4, generator=generator)
-            half.add(x, r, 0.5 + torch.rand(samples, generator=generator))
-        errors = {}
-        for ridge in RIDGES:
-            errors[ridge] = sum(b.error(*a.solve(bias, ridge)) for a, b in (halves, halves[::-1]))
-        best = min(errors, key=errors.__getitem__)
-        assert best_ridge(halves, bias) == (best if errors[best] < sum(h.rr / h.count for h in halves) else None)
-        together = sum(_errors(*pair, bias) for pair in (halves, halves[::-1]))
-        torch.testing.assert_close(together, torch.tensor(list(errors.values()), dtype=torch.float64))
-
-
-def test_the_error_of_a_change_is_that_on_the_samples() -> None:
-    generator = torch.Generator().manual_seed(4)
-    x, r = torch.randn(50, 4, generator=generator).double(), torch.randn(50, 2, generator=generator).double() + 3
-    moments = Moments(4, 2, torch.device("cpu"))
-    moments.add(x, r)
-    change, shift = torch.randn(2, 4, generator=generator).double(), torch.randn(2, generator=generator).double()
-    want = float((r - x @ change.T - shift).square().sum(1).mean())
-    assert moments.error(change, shift) == pytest.approx(want)
-
-
-@pytest.mark.parametrize("inputs", [WIDE // 2, WIDE, 2 * WIDE + 7])
-def test_moments_are_weighted_sums_of_products(inputs: int) -> None:
-    generator = torch.Generator().manual_seed(6)
-    x, r = torch.randn(40, inputs, generator=generator).double(), torch.randn(40, 5, generator=generator).double()
-    weights = torch.rand(40, generator=generator)
-    moments, single = Moments(inputs, 5, torch.device("cpu")), Moments(inputs, 5, torch.device("cpu"))
-    for part in (slice(30), slice(30, None)):
-        moments.add(x[part], r[part], weights[part])
-        single.add(x[part].float(), r[part].float(), weights[part])
-    w = weights.double().diag()
-    torch.testing.assert_close(moments.xx, x.T @ w @ x)
-    torch.testing.assert_close(moments.xr, x.T @ w @ r)
-    torch.testing.assert_close(moments.x, weights.double() @ x)
-    torch.testing.assert_close(moments.r, weights.double() @ r)
-    assert moments.rr == pytest.approx(float((w @ r.square()).sum())) and moments.count == 40
-    torch.testing.assert_close(single.xx, moments.xx, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(single.xr, moments.xr, rtol=1e-5, atol=1e-5)
-
-
-def test_moments_of_inputs_that_never_vary_change_the_bias_only() -> None:
-    moments = Moments(3, 2, torch.device("cpu"))
-    moments.add(torch.ones(50, 3), torch.tensor([[1.0, -2.0]]).expand(50, 2))
-    change, shift = moments.solve(True)
-    assert float(change.abs().max()) < 1e-6
-    torch.testing.assert_close(shift, torch.tensor([1.0, -2.0], dtype=torch.float64))
-    before, after = moments.error(torch.zeros_like(change), torch.zeros_like(shift)), moments.error(change, shift)
-    assert (before, after) == (pytest.approx(5.0), pytest.approx(0.0, abs=1e-9))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -252,13 +139,6 @@ class Said(Silent):
         self.lines.append(text)
 
 
-def half_of_the_mlp(case: Case) -> tuple[nn.Module, Graph, Plan, nn.Module]:
-    model = case.model()
-    graph = trace(model, case.example(2))
-    plan = half_plan(graph, ["mlp"])
-    return model, graph, plan, shrink(model, graph, plan, example=case.example(2))
-
-
 def test_too_few_images_are_said_with_the_number_that_would_do() -> None:
     case = CASES["timm/vit_tiny/fused"]
     model, graph, plan, small = half_of_the_mlp(case)
@@ -327,62 +207,6 @@ def test_activations_that_are_no_numbers_name_the_layer() -> None:
     bad[1, 0, 0, 0] = torch.inf
     with pytest.raises(CalibrationError, match="activations at layer 'blocks.0.mlp.fc2' are NaN or infinite"):
         refit(model, small, graph, plan, [bad])
-
-
-def test_disk_and_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = CASES["timm/swin_tiny/fused"]
-    model = case.model()
-    graph = trace(model, case.example(2))
-    plan = half_plan(graph, ["mlp", "heads"])
-    batches = [images(case.name, n, n) for n in (8, 8, 3, 1)]
-    results = []
-    for memory in (2**30, 0):
-        small = shrink(model, graph, plan, example=case.example(2))
-        results.append((refit(model, small, graph, plan, batches, memory=memory), small.state_dict()))
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(v, results[1][1][k]) for k, v in results[0][1].items())
-
-
-class Held(Silent):
-    """Progress that counts the bytes of all tensors that are alive after each layer."""
-
-    def __init__(self) -> None:
-        self.most = 0
-
-    def advance(self, n: int = 1, **facts: float | str) -> None:
-        gc.collect()
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if _real(t)}
-        self.most = max(self.most, sum(storages.values()))
-
-
-def _real(found: object) -> bool:
-    return type(found) in (Tensor, nn.Parameter) and found.layout == torch.strided and found.device.type == "cpu"  # type: ignore[attr-defined]
-
-
-def test_memory_does_not_grow_with_the_calibration_set() -> None:
-    case = CASES["timm/vit_tiny/fused"]
-    most = {}
-    for count, memory in ((2, 0), (12, 0), (12, 2**30)):
-        model, graph, plan, small = half_of_the_mlp(case)
-        held = Held()
-        refit(model, small, graph, plan, (images(case.name, 32, s) for s in range(count)), progress=held, memory=memory)
-        most[count, memory] = held.most
-    few, many, unlimited = most.values()
-    assert many < 1.1 * few, most
-    assert unlimited > many + 8 * 32 * 17 * 4, "what is held without a limit is seen by this count"
-
-
-def test_a_spool_beyond_its_limit_uses_a_folder_and_cleans_it() -> None:
-    with Spool(100) as spool:
-        spool.put(0, {"a": torch.ones(10), "b": (torch.zeros(2, 3).T, 7)})
-        spool.put(1, {"a": torch.arange(20)})
-        assert spool.folder is not None
-        found = spool.take(1)
-        assert torch.equal(found["a"], torch.arange(20))
-        first = spool.take(0)
-        assert first["b"][1] == 7 and first["b"][0].shape == (3, 2)
-        folder = spool.folder.name
-    assert not Path(folder).exists()
 
 
 def test_prune_refits_where_it_is_given_images() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 import vitprune
 from matrix import quiet
-from test_refit import images
+from refit_parts import images
 from vitprune.calibrate import CalibrationError
 from vitprune.plan import GroupPlan, Plan, keep_all
 from vitprune.rotate import KINDS, RotateError, ordered, rotate

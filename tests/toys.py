@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -133,3 +134,9 @@ def toy_graph() -> Graph:
     return Graph(
         tuple(groups), (), tuple(costs), Polynomial.total(macs), Polynomial.total(params), cosize, (), 1, "toy"
     )
+
+
+def random_scores(graph: Graph, seed: int = 0) -> dict[str, npt.NDArray[np.float64]]:
+    """Group -> (lanes, units)."""
+    rng = np.random.default_rng(seed)
+    return {g.name: rng.random((g.lanes, g.size)) for g in graph.groups}
