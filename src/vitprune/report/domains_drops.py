@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from vitprune.report.svg import tip
 
 ROW, FRAME = 0.24, 1.25  # inches of a line, and of title, axis and legend
 WIDTH = 5.4  # inches of a panel with its lines' names
+NARROWEST = 7.0  # inches of a picture: the legend has to fit
+LETTERS = 12  # of a title per inch
 BELOW = "points of top-1 lost against the dense model"
 
 
@@ -37,7 +40,9 @@ def draw_drops(found: DomainStudy, model: str, path: Path) -> None:
 
     every = drops_of(found, model)
     most = max(map(len, every.values()), default=1)
-    figure = Figure(figsize=(1.4 + 3.3 * max(1, len(every)), FRAME + ROW * most), layout="constrained")
+    width = max(NARROWEST, 1.4 + 3.3 * len(every))
+    title = textwrap.wrap(f"{model}: {found.title}", int(LETTERS * width))
+    figure = Figure(figsize=(width, FRAME + ROW * (most + len(title) - 1)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(1, max(1, len(every)), squeeze=False)[0]
     for axes, (ratio, lines) in zip(grid, every.items(), strict=False):
@@ -48,7 +53,7 @@ def draw_drops(found: DomainStudy, model: str, path: Path) -> None:
         if axes is not grid[0] and _names(lines) == _names(next(iter(every.values()))):
             axes.set_yticklabels([])
     _legend(figure, grid[0], 3)
-    figure.suptitle(f"{model}: {found.title}", fontsize=10, x=0.01, ha="left")
+    figure.suptitle("\n".join(title), fontsize=10, x=0.01, ha="left")
     save_figure(figure, path, 120)
 
 
