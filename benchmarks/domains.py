@@ -25,7 +25,7 @@ from vitprune.pipeline.dg_settings import FORMS, SCORES, StudySettings
 from vitprune.pipeline.setup import DomainSettings
 from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings
-from vitprune.report import DomainStudy, domains_json, draw_domains, draw_drops
+from vitprune.report import DomainStudy, domains_json, draw_study
 from vitprune.report.domains_table import study_tables
 
 SHAPE = "img_size=28&patch_size=7&in_chans=1&embed_dim=96&depth=6&num_heads=3"
@@ -111,16 +111,13 @@ def main() -> None:
     changed = {k: v for k, v in settings.tuning.to_json().items() if v != settings.dense.to_json()[k]}
     about["fine-tuning"] = f"the same but for {changed}, without a teacher"
     about["scores"] = f"{settings.calibration} images, equally many of every source domain"
-    pictures = {}
     given.out.mkdir(parents=True, exist_ok=True)
-    for place, model in enumerate(found.models, 1):
-        for shown, end, draw in (
-            ("Points lost in unseen domains", "-drops", draw_drops),
-            ("Top-1 in held-out domains", "", draw_domains),
-        ):
-            name = f"{date.today().isoformat()}-domains-{label}-{place}{end}.png"
-            draw(found, model, given.out / name)
-            pictures[f"{shown} of {model}"] = name
+
+    def named(stem: str, model: str) -> str:
+        end = "" if stem == "curves" else f"-{stem}"
+        return f"{date.today().isoformat()}-domains-{label}-{found.models.index(model) + 1}{end}.png"
+
+    pictures = draw_study(found, given.out, named)
     rows = domains_json(found)["cells"]
     title = f"{label}: pruned, and tested in domains that training never saw"
     write(given.out, f"domains-{label}", title, sections(found, pictures), rows, about)

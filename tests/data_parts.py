@@ -16,8 +16,6 @@ from vitprune.data import idx as idx_module
 from vitprune.preprocessing import Preprocessing
 
 GREY = Preprocessing((28, 28), (0.25,), (0.5,), "bilinear", 1)
-
-
 RGB = Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3, "bilinear", 3)
 AUGMENT = AugmentSettings(flip=True, crop_padding=4, erasing=0.5)
 

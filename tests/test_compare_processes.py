@@ -16,7 +16,7 @@ import pytest
 
 import vitprune
 from compare_parts import write
-from conftest import TINY
+from conftest import TINY, environment
 from vitprune.errors import StoreError
 from vitprune.pipeline import compare_run
 from vitprune.pipeline.compare_folder import CompareFolder
@@ -56,10 +56,9 @@ def test_locks(tmp_path: Path) -> None:
 
 
 def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(Path(vitprune.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     arguments = ["-m", "vitprune", "compare", str(out.parent / "c.toml"), "--out", str(out), "--device", "cpu"]
     with log.open("wb") as file:
-        return subprocess.Popen([sys.executable, *arguments], env=environment, stderr=file, stdout=subprocess.DEVNULL)
+        return subprocess.Popen([sys.executable, *arguments], env=environment(), stderr=file, stdout=subprocess.DEVNULL)
 
 
 def wait_for(*conditions: Callable[[], Any]) -> None:

@@ -18,16 +18,13 @@ from optuna.trial import TrialState
 
 import study_worker
 import vitprune
+from conftest import environment
 from vitprune.search.samplers import OUTCOME
 from vitprune.search.storage import open_storage
 from vitprune.search.study import AFTER, probes_of
 
 HERE = Path(__file__).parent
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(Path(vitprune.__file__).parents[1]), str(HERE)]),
-    "OMP_NUM_THREADS": "1",
-}
+ENVIRONMENT = environment(PYTHONPATH=os.pathsep.join([str(Path(vitprune.__file__).parents[1]), str(HERE)]))
 PATIENCE_S = 120
 
 

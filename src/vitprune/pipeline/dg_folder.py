@@ -20,16 +20,11 @@ from vitprune.report import (
     domains_csv,
     domains_json,
     domains_markdown,
-    draw_domains,
-    draw_drops,
+    draw_study,
 )
 from vitprune.store.read import METRICS
 
 DOMAINS = "domains.json"
-PICTURES = (
-    ("Points lost in unseen domains", "drops", draw_drops),
-    ("Top-1 in held-out domains", "curves", draw_domains),
-)  # what it shows, how its file's name begins, what draws it
 
 
 class DgFolder(CellFolder):
@@ -70,12 +65,7 @@ class DgFolder(CellFolder):
         """The tables, and the pictures of each model."""
         write_text(self.path / "table.json", json.dumps(domains_json(found), indent=1) + "\n")
         write_text(self.path / "table.csv", domains_csv(found))
-        pictures = {}
-        for model in found.models:
-            for shown, stem, draw in PICTURES:
-                name = picture_name(found, model, stem)
-                draw(found, model, self.path / name)
-                pictures[f"{shown} of {model}"] = name
+        pictures = draw_study(found, self.path, lambda stem, model: picture_name(found, model, stem))
         write_text(self.path / "table.md", domains_markdown(found, pictures))
 
 

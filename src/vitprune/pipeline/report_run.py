@@ -239,8 +239,7 @@ def _unseen(study: DomainStudy) -> tuple[str, str, list[tuple[str, str]]]:
     mine = [line for line in pruned if (line.model, line.ratio) == (pruned[0].model, least)]
     best = max(mine, key=lambda line: 0.0 if line.inside is None else line.inside.mean)
     outside, inside = (0.0 if d is None else -100 * d.mean for d in (best.drop_outside, best.drop_inside))
-    what = {"params": "parameters", "macs": "MACs"}.get(str(study.about.get("ratio_of")), "units")
-    headline = f"{best.ratio:.0%} of the {what} gone, {points_lost(outside)} in unseen domains"
+    headline = f"{best.ratio:.0%} of the {study.of} gone, {points_lost(outside)} in unseen domains"
     lead = (
         f"{best.model} by {best.line}, the best of {len(mine)} forms and scores on images of the domains that were "
         f"trained on: {points_lost(inside)} there. Held out: {', '.join(study.held)}; seeds: {len(best.seeds)}."

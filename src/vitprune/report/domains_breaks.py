@@ -27,6 +27,11 @@ class Break:
     inside: float | None  # of the mean over source domains
 
 
+def too_much(drop: Interval, limit: float = LIMIT) -> bool:
+    """Whether a drop of top-1, in 0..1, is more than a limit and its standard error together."""
+    return drop.mean - (drop.se or 0.0) > limit
+
+
 def breaks(found: DomainStudy, limit: float = LIMIT) -> tuple[Break, ...]:
     """One for every model, form and score of a study; `limit` is a difference of top-1 in 0..1."""
     lines: dict[tuple[str, str], list[DomainLine]] = {}
@@ -51,4 +56,4 @@ def _break(lines: list[DomainLine], limit: float) -> Break:
 
 
 def _first(drops: list[tuple[float, Interval | None]], limit: float) -> float | None:
-    return next((ratio for ratio, drop in drops if drop is not None and drop.mean - (drop.se or 0.0) > limit), None)
+    return next((ratio for ratio, drop in drops if drop is not None and too_much(drop, limit)), None)

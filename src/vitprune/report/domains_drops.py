@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitprune.report.domains import DomainLine, DomainStudy
-from vitprune.report.domains_breaks import LIMIT
-from vitprune.report.drawn import save_figure
+from vitprune.report.domains_breaks import LIMIT, too_much
+from vitprune.report.drawn import head, save_figure
 from vitprune.report.paired import Interval
 from vitprune.report.palette import BLUE, LINE, RUST, SOFT
-from vitprune.report.panel import Panel, blank, dress, entry
+from vitprune.report.panel import Panel, blank, dress, entry, key
 from vitprune.report.svg import tip
+from vitprune.report.words import plus_minus
 
 ROW, FRAME = 0.24, 1.25  # inches of a line, and of title, axis and legend
 WIDTH = 5.4  # inches of a panel with its lines' names
 NARROWEST = 7.0  # inches of a picture: the legend has to fit
-LETTERS = 12  # of a title per inch
 BELOW = "points of top-1 lost against the dense model"
 
 
@@ -41,8 +40,7 @@ def draw_drops(found: DomainStudy, model: str, path: Path) -> None:
     every = drops_of(found, model)
     most = max(map(len, every.values()), default=1)
     width = max(NARROWEST, 1.4 + 3.3 * len(every))
-    title = textwrap.wrap(f"{model}: {found.title}", int(LETTERS * width))
-    figure = Figure(figsize=(width, FRAME + ROW * (most + len(title) - 1)), layout="constrained")
+    figure = Figure(figsize=(width, FRAME + ROW * most), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(1, max(1, len(every)), squeeze=False)[0]
     for axes, (ratio, lines) in zip(grid, every.items(), strict=False):
@@ -52,8 +50,10 @@ def draw_drops(found: DomainStudy, model: str, path: Path) -> None:
         axes.tick_params(labelsize=8)
         if axes is not grid[0] and _names(lines) == _names(next(iter(every.values()))):
             axes.set_yticklabels([])
-    _legend(figure, grid[0], 3)
-    figure.suptitle("\n".join(title), fontsize=10, x=0.01, ha="left")
+    handles, labels = grid[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    head(figure, f"{model}: {found.title}")
     save_figure(figure, path, 120)
 
 
@@ -61,20 +61,14 @@ def drop_panels(found: DomainStudy, model: str, prefix: str) -> list[Panel]:
     """The same for a page, a picture for every share."""
     panels = []
     for number, (ratio, lines) in enumerate(drops_of(found, model).items(), 1):
-        figure, axes = blank(WIDTH, FRAME + ROW * (len(lines) + 1))
+        figure, axes = blank(WIDTH, FRAME + ROW * len(lines))
         _rows(axes, lines)
         dress(axes, _title(found, ratio), BELOW)
-        _legend(figure, axes, 2)
+        key(axes)
         told = "; ".join(f"{line.line} {_told(line.drop_outside)}, {_told(line.drop_inside)}" for line in lines[:12])
         alt = f"Points lost in unseen domains, in those trained on: {told}"
         panels.append(Panel(f"{prefix}-{number}", alt, figure))
     return panels
-
-
-def _legend(figure: Any, axes: Any, columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def _title(found: DomainStudy, ratio: float) -> str:
@@ -86,17 +80,14 @@ def _names(lines: Sequence[DomainLine]) -> list[str]:
 
 
 def _told(drop: Interval | None) -> str:
-    if drop is None:
-        return "not known"
-    return f"{100 * drop.mean:.1f}" + ("" if drop.se is None else f" ± {100 * drop.se:.1f}")
+    return "not known" if drop is None else plus_minus(drop.mean, drop.se, 1)
 
 
 def _rows(axes: Any, lines: Sequence[DomainLine]) -> None:
     """A row per line, from the top: every unseen domain, their mean, and the mean of those trained on."""
     axes.axvline(0, color=LINE, linewidth=1.0)
     axes.axvline(100 * LIMIT, color=LINE, linewidth=0.8, linestyle=(0, (4, 3)))
-    places = range(len(lines))
-    every = [(y, n, d) for y, line in zip(places, lines, strict=True) for n, d in line.drop_by_domain.items()]
+    every = [(y, name, drop) for y, line in enumerate(lines) for name, drop in line.drop_by_domain.items()]
     _marks(axes, every, "an unseen domain", SOFT, marker="|", markersize=7)
     inside = [(y, "domains trained on", x.drop_inside) for y, x in enumerate(lines) if x.drop_inside is not None]
     _marks(axes, inside, "mean of the domains trained on", RUST, marker="D", markersize=5, markerfacecolor="none")
@@ -104,7 +95,7 @@ def _rows(axes: Any, lines: Sequence[DomainLine]) -> None:
     _marks(axes, mean, "mean of the unseen domains", BLUE, marker="o", markersize=5.5)
     for y, line in enumerate(lines):
         _name_worst(axes, y, line.drop_by_domain)
-    axes.set_yticks(list(places), [entry(line.line) for line in lines])
+    axes.set_yticks(range(len(lines)), [entry(line.line) for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.7)
     axes.margins(x=0.12)
 
@@ -127,6 +118,6 @@ def _name_worst(axes: Any, row: int, drops: Mapping[str, Interval]) -> None:
     if len(drops) < 2:
         return
     name, drop = max(drops.items(), key=lambda pair: pair[1].mean)
-    if drop.mean - (drop.se or 0.0) > LIMIT:
+    if too_much(drop):
         where = (100 * drop.mean, row)
         axes.annotate(name, where, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=7, color=SOFT)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitprune.report.comparison_picture import COLORS, MARKS
 from vitprune.report.domains import CONTROL, DENSE, DomainLine, DomainStudy
-from vitprune.report.drawn import save_figure
+from vitprune.report.drawn import head, save_figure
 from vitprune.report.paired import Spread
 
 COLUMNS = 4  # at most
@@ -52,7 +52,7 @@ def draw_domains(found: DomainStudy, model: str, path: Path) -> None:
     labels = axes[0].get_legend_handles_labels()
     if labels[0]:
         figure.legend(*labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(f"{model}: {found.title}", fontsize=10, x=0.01, ha="left")
+    head(figure, f"{model}: {found.title}")
     save_figure(figure, path, 120)
 
 

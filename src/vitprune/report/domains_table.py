@@ -10,6 +10,7 @@ from vitprune.report.domains import DomainLine, DomainStudy, Selection
 from vitprune.report.domains_breaks import Break, breaks
 from vitprune.report.paired import Interval, Spread
 from vitprune.report.terminal import print_table
+from vitprune.report.words import plus_minus
 
 Rows = tuple[list[str], list[list[str]]]  # headings, lines
 LEFT = ("model", "form and score", "chosen by validation", "held-out domains that break")
@@ -112,15 +113,11 @@ def _selection(s: Selection) -> list[str]:
 
 
 def _percent(value: Spread | None) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value.mean:.2f}" + ("" if value.sd is None else f" ± {100 * value.sd:.2f}")
+    return "-" if value is None else plus_minus(value.mean, value.sd)
 
 
 def _points(value: Interval | None) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value.mean:.2f}" + ("" if value.se is None else f" ± {100 * value.se:.2f}")
+    return "" if value is None else plus_minus(value.mean, value.se)
 
 
 def study_tables(found: DomainStudy) -> tuple[StudyTable, ...]:

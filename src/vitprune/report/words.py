@@ -34,6 +34,11 @@ def points_lost(points: float) -> str:
     return f"{size} {'point' if size == '1' else 'points'} {'lost' if points < 0 else 'gained'}"
 
 
+def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:
+    """Of values in 0..1, in percent: "70.50 ± 1.20", without a known error "70.50"."""
+    return f"{100 * mean:.{digits}f}" + ("" if error is None else f" ± {100 * error:.{digits}f}")
+
+
 def signed(points: float) -> str:
     """Points with their sign: "+0.20", "−1.30", "0.00"."""
     text = f"{points:+.2f}"
