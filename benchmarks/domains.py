@@ -8,12 +8,16 @@
 
 Models are timm's classes at small dims, trained here from their initial weights (DeiT with its distillation token, as
 it is a ViT otherwise). Everything is done by `vitprune dg`, in a folder that is gone on with, and extended, by the next
-call; the page is written at the end, or by --page-only of what there is.
+call; the page is written at the end, or by --page-only of what there is. Cells that the folder lacks come from the rows
+of the last page of the same label, if their settings are the same, and rows that a page does not show are kept. So a
+new folder can measure `--seeds 2` alone, and `--seeds 0,1,2 --page-only` writes the page of all.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -25,7 +29,8 @@ from vitprune.pipeline.dg_settings import FORMS, SCORES, StudySettings
 from vitprune.pipeline.setup import DomainSettings
 from vitprune.progress import make_progress
 from vitprune.recover import TrainSettings
-from vitprune.report import DomainStudy, domains_json, draw_study
+from vitprune.report import DomainCell, DomainStudy, domains_json, draw_study
+from vitprune.report.domains_json import domains_from_json
 from vitprune.report.domains_table import study_tables
 
 SHAPE = "img_size=28&patch_size=7&in_chans=1&embed_dim=96&depth=6&num_heads=3"
@@ -44,6 +49,21 @@ the same images at all angles)."""
 def texts(value: str) -> tuple[str, ...]:
     """The names in "a,b"."""
     return tuple(part for part in value.split(",") if part)
+
+
+def stored_cells(folder: Path, label: str) -> dict[str, DomainCell]:
+    """The measured cells of the last page of a label, by key; a key tells all settings that decide the outcome."""
+    pages = sorted(folder.glob(f"????-??-??-domains-{label}.jsonl"))
+    rows = [json.loads(line) for line in pages[-1].read_text().splitlines()] if pages else []
+    return {c.key: c for c in domains_from_json({"title": "", "held": (), "cells": rows}).finished}
+
+
+def joined(found: DomainStudy, stored: Mapping[str, DomainCell]) -> tuple[DomainStudy, DomainStudy]:
+    """The study with stored cells where it has none, and the same with all other stored cells behind, for the rows."""
+    cells = tuple(stored.get(c.key, c) if c.found is None else c for c in found.cells)
+    asked = {c.key for c in cells}
+    others = tuple(c for key, c in stored.items() if key not in asked)
+    return replace(found, cells=cells), replace(found, cells=cells + others)
 
 
 def sections(found: DomainStudy, pictures: Mapping[str, str]) -> list[str]:
@@ -102,6 +122,8 @@ def main() -> None:
     reading = DomainSettings(given.data, given.images or None, workers=given.workers)
     how = {"held_out": given.held_out, "device": "cpu", "progress": make_progress()}
     found = run_dg(given.models, reading, settings, given.work / label, begin=not given.page_only, **how)
+    here = len(found.finished)
+    found, kept = joined(found, stored_cells(given.out, label))
     about = setting(given.threads, given.seed)
     about["command"] = about["command"].replace(" --page-only", "")
     about["data"] = f"{given.data}, at most {given.images:,} images per domain, 20 % of them to validate on"
@@ -111,6 +133,8 @@ def main() -> None:
     changed = {k: v for k, v in settings.tuning.to_json().items() if v != settings.dense.to_json()[k]}
     about["fine-tuning"] = f"the same but for {changed}, without a teacher"
     about["scores"] = f"{settings.calibration} images, equally many of every source domain"
+    if earlier := len(found.finished) - here:
+        about["measured"] = f"{earlier:,} of {len(found.finished):,} models by earlier calls, whose rows were kept"
     given.out.mkdir(parents=True, exist_ok=True)
 
     def named(stem: str, model: str) -> str:
@@ -118,7 +142,7 @@ def main() -> None:
         return f"{date.today().isoformat()}-domains-{label}-{found.models.index(model) + 1}{end}.png"
 
     pictures = draw_study(found, given.out, named)
-    rows = domains_json(found)["cells"]
+    rows = domains_json(kept)["cells"]
     title = f"{label}: pruned, and tested in domains that training never saw"
     write(given.out, f"domains-{label}", title, sections(found, pictures), rows, about)
 

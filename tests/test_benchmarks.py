@@ -1,5 +1,6 @@
 """The parts of the benchmarks that compute: stored cells, and how the peer is wired."""
 
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -9,12 +10,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import domains
 import fine_tuned
 import headline
 import one_shot_page
 import peer
 import trained_page
 from cells import Cells, wanted
+
+from vitprune.report import DomainCell, DomainScores, DomainStudy, domains_json
 
 
 def test_cells_are_found_again_replaced_and_kept_apart(tmp_path):
@@ -207,3 +211,23 @@ def test_pages_of_trained_models_give_means_and_verdicts(tmp_path):
     assert "48 at params=0.3 (seed 0, 1.02 of the time)" in text
     trained_page.draw(rows, 0.93, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_a_page_of_domains_takes_the_rows_of_the_last_one_and_keeps_the_others(tmp_path):
+    def cell(key, top1=None, seed=0):
+        found = None if top1 is None else DomainScores({"b": 0.5}, {"a": top1})
+        return DomainCell("vit", "a", seed, "dense", "", "", 0.0, key, found=found)
+
+    def page(day, *cells):
+        rows = domains_json(DomainStudy("", ("a",), cells))["cells"]
+        (tmp_path / f"2026-01-{day}-domains-all.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    assert domains.stored_cells(tmp_path, "all") == {}
+    page("01", cell("here", 0.1), cell("old", 0.1))
+    page("02", cell("here", 0.2), cell("there", 0.3, seed=1), cell("other", 0.4), cell("open"))
+    stored = domains.stored_cells(tmp_path, "all")
+    assert sorted(stored) == ["here", "other", "there"] and domains.stored_cells(tmp_path, "al") == {}
+    asked = DomainStudy("", ("a",), (cell("here", 0.9), cell("there", seed=1), cell("open"), cell("new")))
+    shown, kept = domains.joined(asked, stored)
+    assert [None if c.found is None else c.found.outside["a"] for c in shown.cells] == [0.9, 0.3, None, None]
+    assert shown.cells[1].seed == 1 and kept.cells == (*shown.cells, cell("other", 0.4))
