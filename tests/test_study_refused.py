@@ -14,9 +14,9 @@ from torch import nn
 from formula import formula_prober
 from study_parts import DROP, probe, prober_of, searched, trials_of
 from toys import toy_graph
+from vitprune.digest import weights_digest
 from vitprune.progress import Silent
 from vitprune.search import Drop, Goal, Limits, Record, SearchError
-from vitprune.search.identity import weights_digest
 from vitprune.search.storage import Reach, open_storage, shown
 from vitprune.search.study import DONE
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from vitprune.allocate.target import Target
 from vitprune.data import Data
+from vitprune.digest import weights_digest
 from vitprune.errors import VitpruneError
 from vitprune.pipeline.cells import Cell, ComparisonError, cells_of
 from vitprune.pipeline.compare_folder import CompareFolder
@@ -21,6 +20,7 @@ from vitprune.pipeline.measure import Measured, measured_split
 from vitprune.pipeline.opening import Opened
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
+from vitprune.pipeline.ranking import Rankings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.sharing import share
 from vitprune.processes import world
@@ -99,6 +99,8 @@ def run_compare(
     title = f"{spec}, {data.spec}, {budget} epochs"
     about = {**identity, "epochs": budget, "distill": distill}
 
+    rankings = Rankings()
+
     def tables() -> Comparison:
         with folder.lock("tables"):  # so that the last one to write has seen everything
             found = folder.comparison(about, title, first, cells)
@@ -123,6 +125,7 @@ def run_compare(
                     distill=distill,
                     new_head=new_head,
                     dense=met,
+                    rankings=rankings,
                     upkeep=None if upkeep is None else upkeep(where),
                     progress=said,
                 )
@@ -183,8 +186,4 @@ class _Dense:
 
 def _identity(model: nn.Module, images: Data) -> str:
     """A digest of the weights and of the images that accuracy is measured on."""
-    found = hashlib.sha256(measured_split(images).identity().encode())
-    for name, tensor in model.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    return f"{weights_digest(model)}-{measured_split(images).identity()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +19,7 @@ from vitprune.pipeline.dg_settings import StudySettings
 from vitprune.pipeline.measure import Measured
 from vitprune.pipeline.opening import open_model
 from vitprune.pipeline.prune_run import run_prune
+from vitprune.pipeline.ranking import Rankings
 from vitprune.pipeline.setup import DomainSettings
 from vitprune.pipeline.train_run import run_train
 from vitprune.progress import Progress
@@ -38,6 +39,7 @@ class CellRunner:
     allow_module: str | None = None
     resume: bool = True
     upkeep: Callable[[Path], Upkeep] | None = None
+    rankings: Rankings = field(default_factory=Rankings)  # of the dense models, which many cells are pruned from
 
     def __call__(self, cell: DgCell) -> None:
         """The cell's model and what was measured of it are in its folder. Raises a VitpruneError that says why not."""
@@ -82,6 +84,7 @@ class CellRunner:
             resume=self.resume,
             distill=self.settings.distill,
             dense=self._dense(origin),
+            rankings=self.rankings,
             upkeep=self._upkeep(where),
             progress=self.progress,
         )

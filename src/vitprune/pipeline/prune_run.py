@@ -14,6 +14,7 @@ from vitprune.pipeline.learned import METHODS
 from vitprune.pipeline.measure import Measured, answered
 from vitprune.pipeline.prune_settings import PruneSettings
 from vitprune.pipeline.prune_stages import SEARCHED, Stages
+from vitprune.pipeline.ranking import Rankings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.team import Team
@@ -49,6 +50,7 @@ def run_prune(
     distill: bool = True,
     new_head: bool = False,
     dense: Measured | None = None,
+    rankings: Rankings | None = None,
     upkeep: Upkeep | None = None,
     command: str = "",
     progress: Progress | None = None,
@@ -58,7 +60,8 @@ def run_prune(
     distill: fine-tune with the dense model as teacher.
     force, resume: replace an output folder; go on with the work folder that a stopped run of the same settings left.
     upkeep: checkpoints within epochs of fine-tuning, and trackers. dense: what was measured of the dense
-    model before. command: the line that makes this call, kept for a report.
+    model before. rankings: those of other runs of the same study, gone on with. command: the line that makes this call,
+    kept for a report.
 
     Raises a VitpruneError that says what is wrong; nothing is then at `out` that was not there before.
     """
@@ -99,7 +102,7 @@ def run_prune(
     with team.main_first():
         work = WorkFolder.open(out, wanted, resume=resume) if team.main else WorkFolder.join(out)
     taught = distill and not new_head
-    run = Stages(opened, images, settings, seed, place, work, said, team, taught)
+    run = Stages(opened, images, settings, seed, place, work, said, team, taught, data, rankings)
     if dense is not None and team.main:
         work.finish("dense", dense.to_json())
     with team.main_first():

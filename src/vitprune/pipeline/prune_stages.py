@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from vitprune import models
-from vitprune.allocate.allocate import obtained, wanted_kinds
+from vitprune.allocate.allocate import obtained
 from vitprune.allocate.target import COUNTED
 from vitprune.compose import compose, same_groups
 from vitprune.data import Data
@@ -19,8 +20,10 @@ from vitprune.pipeline.learned import METHODS, learn
 from vitprune.pipeline.measure import Measured, measured, measured_split, say, with_latency
 from vitprune.pipeline.opening import Opened, dense_skeleton, rebuild
 from vitprune.pipeline.prune_settings import PruneSettings
+from vitprune.pipeline.ranking import Ranking, Rankings, ranked, ranking_key
 from vitprune.pipeline.refitted import TRAINED, better_model
 from vitprune.pipeline.schedule import Schedule, in_steps
+from vitprune.pipeline.setup import DataSettings
 from vitprune.pipeline.stages import WorkFolder
 from vitprune.pipeline.team import Team
 from vitprune.pipeline.versions import versions
@@ -29,8 +32,7 @@ from vitprune.progress import Progress
 from vitprune.recover import TrainSettings, Upkeep, fit
 from vitprune.refit import refit
 from vitprune.report import Answers, Row
-from vitprune.rotate import KINDS as ROTATED_KINDS
-from vitprune.rotate import Rotated, basis_settings, rotate
+from vitprune.rotate import Rotated, basis_settings
 from vitprune.shrink import shrink
 from vitprune.store.tensors import load_tensors_, save_tensors
 from vitprune.trace import trace
@@ -53,8 +55,11 @@ class Stages:
         progress: Progress,
         team: Team,
         distill: bool,
+        reading: DataSettings,
+        rankings: Rankings | None = None,
     ) -> None:
         self.team, self.distill = team, distill
+        self.reading, self.rankings = reading, rankings
         self.opened, self.data, self.settings, self.seed = opened, data, settings, seed
         self.device, self.work, self.progress = device, work, progress
         self.test = measured_split(data)
@@ -171,27 +176,23 @@ class Stages:
         if self.learned is not None:
             (plan, model), self.learned = self.learned, None
             return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
-        kinds = wanted_kinds(chosen.kinds, chosen.ratios)
-        if chosen.rotate and given is not None and set(ROTATED_KINDS) & set(kinds):
-            self.progress.line("rotating what can be rotated")
-            self.rotated = rotate(self.opened.model, self.graph, given, kinds)
-            for name, why in self.rotated.left.items():
-                self.progress.line(f"not rotated: {name}: {why}")
-        self.progress.line(f"scoring by {chosen.method}")
+        schedule = Schedule(
+            chosen.method,
+            self.seed,
+            chosen.steps,
+            chosen.refit,
+            chosen.reduction,
+            chosen.normalisation,
+            chosen.timing,
+            chosen.over,
+        )
+        ranking = self._ranking(schedule)
+        self.rotated = ranking.rotated
         plan, model = in_steps(
             self._source(),
             self.graph,
             chosen.target,
-            Schedule(
-                chosen.method,
-                self.seed,
-                chosen.steps,
-                chosen.refit,
-                chosen.reduction,
-                chosen.normalisation,
-                chosen.timing,
-                chosen.over,
-            ),
+            schedule,
             (self.example,),
             given,
             {
@@ -203,10 +204,19 @@ class Stages:
                 "ratios": chosen.ratios,
                 "layer_ratios": dict(chosen.layer_ratios),
             },
-            rotated=self.rotated,
+            rotated=ranking.rotated,
+            scores=ranking.scores,
             progress=self.progress,
         )
         return replace(plan, source=self.opened.loaded.source.to_json(), versions=versions()), model
+
+    def _ranking(self, schedule: Schedule) -> Ranking:
+        model, chosen = self.opened.model, self.settings
+        make = partial(ranked, model, self.graph, chosen, schedule, self.data.calibration, self.progress)
+        if self.rankings is None:
+            return make()
+        key = ranking_key(model, self.graph, chosen, self.seed, self.data, asdict(self.reading))
+        return self.rankings.get(key, make, self.progress)
 
     def _source(self) -> nn.Module:
         """The model that is cut: the dense one, or the same function in another basis."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,6 +47,30 @@ class Schedule:
         check_way(self.over, self.method)
 
 
+def first_scores(
+    model: nn.Module,
+    graph: Graph,
+    schedule: Schedule,
+    batches: Iterable[Any] | None,
+    kinds: Sequence[str],
+    rotated: Rotated | None,
+) -> Scores:
+    """The scores of the whole model, which is `rotated`'s where there is one: every rotated lane in falling order."""
+    source = model if rotated is None else rotated.model
+    found = _scored(source, graph, schedule, batches, kinds)
+    return found if rotated is None else ordered(found, rotated)
+
+
+def _scored(
+    model: nn.Module, graph: Graph, schedule: Schedule, batches: Iterable[Any] | None, kinds: Sequence[str]
+) -> Scores:
+    how = {"reduction": schedule.reduction, "normalisation": schedule.normalisation}
+    if schedule.over == "pooled":
+        return score(graph, model, schedule.method, schedule.seed, batches, kinds, **how)
+    found = [score(graph, model, schedule.method, schedule.seed, p, kinds, **how) for p in parts_of(batches)]
+    return combined(found, schedule.over, [g.name for g in graph.groups if g.kind in kinds])
+
+
 def in_steps(
     model: nn.Module,
     graph: Graph,
@@ -57,6 +81,7 @@ def in_steps(
     settings: Mapping[str, Any],
     *,
     rotated: Rotated | None = None,
+    scores: Scores | None = None,
     progress: Progress | None = None,
 ) -> tuple[Plan, nn.Module]:
     """The plan of the dense `model`, and the model shrunk by it; the last refit is left to the caller.
@@ -67,7 +92,8 @@ def in_steps(
     settings mean what they mean in one step: sizes, rounding and shares are those of the dense model.
 
     example: arguments that `graph` was traced with. settings: further arguments of `allocate`. rotated: what `model` is
-    the module of, if it is the dense one in another basis; that basis stays for all steps, its dims going last first.
+    the module of, if it is the dense one in another basis; that basis stays for all steps, its dims going last
+    first. scores: `first_scores`, where they are known.
 
     Raises TargetError for a target that is malformed or out of reach, before the first step; OracleError when the last
     model differs from the masked dense one.
@@ -75,20 +101,14 @@ def in_steps(
     said, steps = progress or Silent(), schedule.steps
     kinds = wanted_kinds(settings.get("kinds"), settings.get("ratios") or ())
 
-    def scored(now: Graph, small: nn.Module) -> Scores:
-        how = {"reduction": schedule.reduction, "normalisation": schedule.normalisation}
-        if schedule.over == "pooled":
-            return score(now, small, schedule.method, schedule.seed, batches, kinds, **how)
-        found = [score(now, small, schedule.method, schedule.seed, p, kinds, **how) for p in parts_of(batches)]
-        return combined(found, schedule.over, [g.name for g in now.groups if g.kind in kinds])
-
-    def decided(scores: Scores, within: Plan | None) -> Plan:
+    def decided(found: Scores, within: Plan | None) -> Plan:
         if target is not None and target.metric == "latency":
             rules = {**settings, "timing": schedule.timing, "within": within, "progress": said}
-            return allocate_latency(model, graph, scores, target, example, **rules)
-        return allocate(graph, scores, target, within=within, **settings)
+            return allocate_latency(model, graph, found, target, example, **rules)
+        return allocate(graph, found, target, within=within, **settings)
 
-    scores = scored(graph, model) if rotated is None else ordered(scored(graph, model), rotated)
+    if scores is None:
+        scores = first_scores(model, graph, schedule, batches, kinds, rotated)
     plan = decided(scores, None)  # fails at once for a target that is out of reach
     way = target
     if target is not None and target.metric == "latency":
@@ -103,7 +123,9 @@ def in_steps(
         got = ", ".join(f"{name}={plan.obtained[name]['ratio']:.4f}" for name in ("macs", "params"))
         said.line(f"step {step - 1} of {steps}: {got}")
         now = trace(small, example)
-        placed: Scores = dense_scores(scored(now, small), plan, graph, same_groups(now, graph))
+        placed: Scores = dense_scores(
+            _scored(small, now, schedule, batches, kinds), plan, graph, same_groups(now, graph)
+        )
         placed = placed if rotated is None else ordered(placed, rotated)
         stuck |= {n for n in set(graph.sizes()) - set(placed) if plan.groups[n].kept_size > 1}
         further = (

@@ -15,6 +15,7 @@ from vitprune.allocate import Target
 from vitprune.allocate.allocate import choices, wanted_kinds
 from vitprune.allocate.target import COUNTED, METRICS
 from vitprune.data import Data
+from vitprune.digest import weights_digest
 from vitprune.errors import TargetError
 from vitprune.latency.timed import Timed
 from vitprune.pipeline.opening import Opened
@@ -151,7 +152,6 @@ class SearchWork:
 
     def share(self, prober: Prober, goal: Goal, folder: Path, decisive: Mapping[str, Any], force: bool) -> Probe | None:
         """The best probe of a study, when this worker is the one that ends it; None: another one is."""
-        from vitprune.search.identity import weights_digest
         from vitprune.search.worker import study_search
 
         self._begin(prober, goal)

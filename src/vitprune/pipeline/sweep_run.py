@@ -21,6 +21,7 @@ from vitprune.pipeline.measure import Measured
 from vitprune.pipeline.outcome import alike, note_failure, saved_point
 from vitprune.pipeline.prune_run import run_prune
 from vitprune.pipeline.prune_settings import PruneSettings
+from vitprune.pipeline.ranking import Rankings
 from vitprune.pipeline.setup import DataSettings, open_both, resolve_device
 from vitprune.processes import world
 from vitprune.progress import Progress, Silent
@@ -137,6 +138,7 @@ def run_sweep(
     folder.begin(check, dense, command)
     title = f"{spec}, {data.spec}, {method}"
     about = {"model": spec, "data": asdict(data), "method": method, "device": place, "seed": seed}
+    rankings = Rankings()
     for number, (point, chosen) in enumerate(zip(points, settings, strict=True), 1):
         where = folder.place(point)
         if folder.finished(point):
@@ -157,6 +159,7 @@ def run_sweep(
                 distill=distill,
                 new_head=new_head,
                 dense=dense,
+                rankings=rankings,
                 upkeep=None if upkeep is None else upkeep(where),
                 progress=said,
             )

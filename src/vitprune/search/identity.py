@@ -8,25 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from vitprune.differences import differing
 from vitprune.errors import listed
 from vitprune.search.errors import SearchError
 from vitprune.search.goal import Goal
 from vitprune.search.prober import Prober
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A short digest of all parameters and buffers: names, shapes and values."""
-    found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, torch.Tensor):
-            found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype};".encode())
-            flat = tensor.detach().cpu().contiguous().flatten()
-            found.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return found.hexdigest()[:16]
 
 
 def identity_of(prober: Prober, goal: Goal, method: str, seed: int, more: Mapping[str, Any]) -> dict[str, Any]:
