@@ -86,9 +86,14 @@ def test_a_key_is_of_all_that_decides_a_ranking(image_folder: Path) -> None:
     assert len({*more, key()}) == len(more)
 
 
-def test_the_oldest_go_when_they_are_too_large() -> None:
+def test_the_oldest_go_when_they_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what the others had cost is counted each time that they are taken again."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
     def one(name: str, floats: int = 0) -> Ranking:
         made.append(name)
+        clock[0] += len(name)
         rotated = Rotated(nn.Linear(floats, 1, bias=False), {}, {}, 0.0) if floats else None
         return Ranking(rotated, {name: np.zeros((1, 1))})
 
@@ -98,6 +103,7 @@ def test_the_oldest_go_when_they_are_too_large() -> None:
         found = rankings.get(name, lambda name=name, floats=floats: one(name, floats), Silent())  # type: ignore[misc]
         assert list(found.scores) == [name]
     assert made == ["a", "b", "scores", "c"]  # b went for c, as a had been used since
+    assert rankings.saved_s == 1 + 1 + 6
     rankings.get("b", lambda: one("b", 10), Silent())
     rankings.get("large", lambda: one("large", 100), Silent())
     rankings.get("large", lambda: one("large", 100), Silent())  # the last one stays, whatever its size

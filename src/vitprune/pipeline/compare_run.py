@@ -109,7 +109,7 @@ def run_compare(
 
     def one(cell: Cell) -> None:
         where, met = folder.model(cell), None if folder.saved(cell) else dense.measured(cell)
-        begun = time.monotonic()
+        begun, saved = time.monotonic(), rankings.saved_s
         try:
             if met is not None:
                 run_prune(
@@ -130,7 +130,7 @@ def run_compare(
                     progress=said,
                 )
         finally:
-            folder.spent(cell, time.monotonic() - begun)
+            folder.spent(cell, time.monotonic() - begun + rankings.saved_s - saved)  # as if it had been alone
         folder.finish(cell)
 
     with folder.entered(identity, asked, config, force=force):

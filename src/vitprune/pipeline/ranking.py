@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,19 +62,22 @@ class Rankings:
     def __init__(self, limit: int = LIMIT) -> None:
         """limit: bytes of rotated models; beyond it those go that were not used for longest, but never the last one."""
         self._limit = limit
-        self._found: dict[str, Ranking] = {}  # the last one used stands last
+        self._found: dict[str, tuple[Ranking, float]] = {}  # with its seconds; the last one used stands last
+        self.saved_s = 0.0  # what the rankings that were taken from here had cost, each time
 
     def get(self, key: str, make: Callable[[], Ranking], progress: Progress) -> Ranking:
         """The ranking of this key; `make` makes it where there is none."""
         known = self._found.pop(key, None)
         if known is None:
-            known = make()
+            begun = time.monotonic()
+            known = make(), time.monotonic() - begun
         else:
             progress.line("basis and scores: those of an earlier run of the same model and images")
+            self.saved_s += known[1]
         self._found[key] = known
-        while len(self._found) > 1 and sum(one.size for one in self._found.values()) > self._limit:
+        while len(self._found) > 1 and sum(one.size for one, _ in self._found.values()) > self._limit:
             self._found.pop(next(iter(self._found)))
-        return known
+        return known[0]
 
 
 def ranking_key(
