@@ -13,7 +13,7 @@ from vitprune.errors import StoreError
 from vitprune.pipeline.report_run import run_report
 from vitprune.report import DomainCell, DomainScores, DomainStudy, domains_csv, domains_json, domains_markdown
 from vitprune.report.domains import CONTROL
-from vitprune.report.domains_breaks import breaks
+from vitprune.report.domains_breaks import Edge, breaks
 from vitprune.report.domains_drops import draw_drops, drop_panels, drops_of
 from vitprune.report.domains_json import domains_from_json
 from vitprune.report.domains_picture import draw_domains
@@ -91,17 +91,20 @@ def test_where_it_breaks_by_hand() -> None:
     quarter = [replace(cell(h, s, 0.89, top, "global", "l2"), ratio=0.25) for (h, s), top in tops.items()]
     single = replace(cell("a", 0, 0.9, 0.785, "global", "l1"), ratio=0.25)
     l2, l1 = breaks(study(*quarter, single))
-    assert (l2.line, l1.line, l2.largest, l1.largest) == ("global l2", "global l1", 0.5, 0.25)
+    assert (l2.line, l1.line) == ("global l2", "global l1")
     # at 25 %: a loses 0.2 points; b 1.75 ± 1.25, not a point beyond its error; their mean 0.98 ± 0.63
-    assert l2.by_domain == {"a": 0.5, "b": 0.5} and l2.outside == 0.5
-    assert l2.inside == 0.5  # at 25 % it gains: 0.89 against 0.85
-    assert l1.by_domain == {"a": 0.25} and l1.outside is None and l1.inside is None  # a mean needs both domains
+    assert l2.by_domain == {"a": 0.5, "b": 0.5} and l2.outside == Edge(0.5, 0.5)
+    assert l2.inside == Edge(0.5, 0.5)  # at 25 % it gains: 0.89 against 0.85
+    assert l1.by_domain == {"a": 0.25} and l1.outside == l1.inside == Edge(None, None)  # a mean needs both domains
     strict = breaks(study(*quarter), limit=0.003)[0]
     assert list(strict.by_domain.items()) == [("b", 0.25), ("a", 0.5)]  # the first to break first
-    assert strict.outside == 0.25 and strict.inside == 0.5
+    assert strict.outside == Edge(0.25, 0.5) and strict.inside == Edge(0.5, 0.5)
     lines = break_table(study(*quarter, single))[1]
     assert lines[0] == ["vit", "global l2", "50%", "50%", "a at 50%, b at 50%"]
-    assert lines[1][2:] == ["above 25%", "above 25%", "a at 25%"]
+    assert lines[1][2:] == ["-", "-", "a at 25%"]
+    fine = [replace(cell(h, s, 0.95, 0.9, "global", "l3"), ratio=0.25) for h in "ab" for s in (0, 1)]
+    partly = [*fine, replace(cell("a", 0, 0.95, 0.9, "global", "l3"), ratio=0.75)]  # b is not measured there
+    assert break_table(study(*partly))[1][0][1:] == ["global l3", "above 25%", "above 25%", "none"]
     assert breaks(DomainStudy("Empty", ("a",), ())) == () and break_table(study())[1][0][2] == "50%"
 
 

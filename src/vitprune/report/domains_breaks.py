@@ -12,8 +12,16 @@ LIMIT = 0.01  # of top-1 in 0..1: a point
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """From which ratio on a mean loses too much."""
+
+    at: float | None  # the smallest such ratio; None: at none that was measured
+    up_to: float | None  # the largest ratio at which all that the mean is of was measured; None: at none
+
+
+@dataclass(frozen=True, slots=True)
 class Break:
-    """The smallest ratio at which a form and score of one model loses too much; None: at none that was measured.
+    """Where a form and score of one model loses too much.
 
     Too much is a drop below the dense model of more than a limit and the standard error together, where several seeds
     tell one. Drops are paired by seed.
@@ -21,10 +29,9 @@ class Break:
 
     model: str
     line: str
-    largest: float  # ratio that was measured
-    by_domain: Mapping[str, float]  # held-out domain -> ratio, for the domains that break, the first one first
-    outside: float | None  # of the mean over held-out domains
-    inside: float | None  # of the mean over source domains
+    by_domain: Mapping[str, float]  # held-out domain -> smallest ratio, for those that break, the first one first
+    outside: Edge  # of the mean over held-out domains
+    inside: Edge  # of the mean over source domains
 
 
 def too_much(drop: Interval, limit: float = LIMIT) -> bool:
@@ -38,22 +45,23 @@ def breaks(found: DomainStudy, limit: float = LIMIT) -> tuple[Break, ...]:
     for line in found.lines():
         if line.ratio:
             lines.setdefault((line.model, line.line), []).append(line)
-    return tuple(_break(sorted(of, key=lambda one: one.ratio), limit) for of in lines.values())
+    return tuple(_break(of, limit) for of in lines.values())
 
 
 def _break(lines: list[DomainLine], limit: float) -> Break:
     names = list(dict.fromkeys(name for line in lines for name in line.drop_by_domain))
-    places = {n: _first([(one.ratio, one.drop_by_domain.get(n)) for one in lines], limit) for n in names}
+    places = {n: _edge({one.ratio: one.drop_by_domain.get(n) for one in lines}, limit).at for n in names}
     known = {name: ratio for name, ratio in places.items() if ratio is not None}
     return Break(
         lines[0].model,
         lines[0].line,
-        lines[-1].ratio,
         {name: known[name] for name in sorted(known, key=lambda n: known[n])},
-        _first([(one.ratio, one.drop_outside) for one in lines], limit),
-        _first([(one.ratio, one.drop_inside) for one in lines], limit),
+        _edge({one.ratio: one.drop_outside for one in lines}, limit),
+        _edge({one.ratio: one.drop_inside for one in lines}, limit),
     )
 
 
-def _first(drops: list[tuple[float, Interval | None]], limit: float) -> float | None:
-    return next((ratio for ratio, drop in drops if drop is not None and too_much(drop, limit)), None)
+def _edge(drops: Mapping[float, Interval | None], limit: float) -> Edge:
+    """drops: by ratio; None where not all was measured."""
+    known = {ratio: drop for ratio, drop in sorted(drops.items()) if drop is not None}
+    return Edge(next((ratio for ratio, drop in known.items() if too_much(drop, limit)), None), max(known, default=None))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitprune.markdown import markdown_table
 from vitprune.report.domains import DomainLine, DomainStudy, Selection
-from vitprune.report.domains_breaks import Break, breaks
+from vitprune.report.domains_breaks import Break, Edge, breaks
 from vitprune.report.paired import Interval, Spread
 from vitprune.report.terminal import print_table
 from vitprune.report.words import plus_minus
@@ -74,15 +74,17 @@ def accuracy_table(found: DomainStudy) -> Rows:
 def break_table(found: DomainStudy) -> Rows:
     """From which ratio on every form and score loses more than a point, outside and inside."""
     headings = ["model", "form and score", "mean outside", "in-domain", "held-out domains that break"]
-    return headings, [[b.model, b.line, _ratio(b.outside, b), _ratio(b.inside, b), _breaking(b)] for b in breaks(found)]
+    return headings, [[b.model, b.line, _edge(b.outside), _edge(b.inside), _breaking(b)] for b in breaks(found)]
 
 
 def _breaking(b: Break) -> str:
     return ", ".join(f"{name} at {ratio:.0%}" for name, ratio in b.by_domain.items()) or "none"
 
 
-def _ratio(value: float | None, b: Break) -> str:
-    return f"above {b.largest:.0%}" if value is None else f"{value:.0%}"
+def _edge(edge: Edge) -> str:
+    if edge.at is not None:
+        return f"{edge.at:.0%}"
+    return "-" if edge.up_to is None else f"above {edge.up_to:.0%}"
 
 
 def cost_table(found: DomainStudy) -> Rows:
