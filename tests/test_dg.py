@@ -19,7 +19,7 @@ from vitprune import dg as public
 from vitprune.allocate import allocate
 from vitprune.data.images import Files
 from vitprune.errors import TargetError
-from vitprune.pipeline import dg_run, measure
+from vitprune.pipeline import dg_run, measure, prune_stages
 from vitprune.pipeline.cells import ComparisonError
 from vitprune.pipeline.dg_cells import cells_of, labels
 from vitprune.pipeline.dg_run import run_dg
@@ -198,7 +198,7 @@ def test_held_out_images_are_read_when_the_model_is_saved(domains: Path, tmp_pat
     assert set(early) == {"art", "photo"} and "sketch" in late
 
 
-def test_masks_and_units_and_rates(domains: Path, tmp_path: Path) -> None:
+def test_masks_and_units_and_rates(domains: Path, tmp_path: Path, monkeypatch) -> None:
     how = settings(forms=("masks",), tuning=replace(SHORT, epochs=2), rates=(1e-4,), control=True)
     found = public([MODEL], str(domains), tmp_path / "masks", settings=how, held_out=[("art",)], device="cpu")
     assert [c.status for c in found.cells] == ["done"] * 3
@@ -214,9 +214,13 @@ def test_masks_and_units_and_rates(domains: Path, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "masks/runs" / found.finished[-1].key / "model/metrics.json").read_text())
     epochs = [*metrics["history"]["epochs"], *metrics["search"]["search"]["epochs"]]
     assert len(epochs) == 2 and found.finished[-1].train_s == pytest.approx(sum(e["seconds"] for e in epochs))
-    how = settings(ratio_of="units", ratios=(0.5,), round_to=1, tuning=None)
+    made, once = [], prune_stages.ranked
+    monkeypatch.setattr(prune_stages, "ranked", lambda *given: made.append(1) or once(*given))
+    forms = ("grouped-global", "isomorphic")
+    how = settings(ratio_of="units", ratios=(0.5, 0.2), forms=forms, round_to=1, tuning=None)
     found = run_dg([MODEL], DomainSettings(str(domains)), how, tmp_path / "units", held_out="art", device="cpu")
-    cell = found.finished[-1]
+    cell = found.finished[1]
+    assert len(found.finished) == 1 + 2 * 2 and len(made) == 1, "ratios and forms have the scores in common"
     plan = json.loads((tmp_path / "units/runs" / cell.key / "model/plan.json").read_text())
     assert 0.45 < plan["obtained"]["units"]["ratio"] <= 0.5 and cell.epoch_s is None
 
