@@ -83,7 +83,7 @@ def page(rows: Sequence[Row], dense: float, picture: str) -> list[str]:
 
 
 def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
-    """Top-1 against the number of images, a colour for each target, a kind of line for each share that is blended."""
+    """Top-1 against the number of images, a colour for each target, a kind of line and mark for each blended share."""
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     axes.axhline(100 * dense, color="black", linewidth=1, linestyle=":", label="dense")
     targets = list(dict.fromkeys(row["target"] for row in rows))
@@ -92,7 +92,8 @@ def draw(rows: Sequence[Row], dense: float, path: Path) -> None:
         found = points(rows, target, blend)
         heights = [100 * mean(r["top1"] for r in rows) for rows in found.values()]
         name = f"{100 * target:.0f}% of the MACs" + (f", {blend:.0%} blended" if blend else "")
-        axes.plot(list(found), heights, f"C{i}", linestyle=("-", "--", ":", "-.")[j % 4], marker="o", label=name)
+        line, mark = ("-", "--", ":", "-.")[j % 4], "osD^"[j % 4]
+        axes.plot(list(found), heights, f"C{i}", linestyle=line, marker=mark, label=name)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({row["images"] for row in rows}), minor=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
