@@ -12,19 +12,7 @@ import vitprune
 ROOT = Path(vitprune.__file__).parent
 LAYERS = (
     {"digest", "preprocessing", "processes", "progress", "markdown", "shortage"}
-    | {
-        "arrays",
-        "compose",
-        "differences",
-        "digest",
-        "errors",
-        "exchange",
-        "files",
-        "modes",
-        "normal",
-        "plan",
-        "planjson",
-    },
+    | {"arrays", "compose", "differences", "errors", "exchange", "files", "modes", "normal", "plan", "planjson"},
     {"trace", "models", "data"},
     {"calibrate"},
     {"score", "allocate", "rotate", "shrink", "recover", "evaluate", "export", "store", "report"},
