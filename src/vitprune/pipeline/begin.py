@@ -165,8 +165,7 @@ def scored(
     rotated = _rotated(model, graph, masked, batches)
     source = model if rotated is None else rotated.model
     method = chosen_method("auto", images=True)
-    scores = score(graph, source, method, seed, batches, chosen)
-    scores = scores if rotated is None else ordered(scores, rotated)
+    scores = ordered(score(graph, source, method, seed, batches, chosen), rotated)
     return Scored(source, scores, chosen, masked, method, basis_settings(rotated))
 
 

@@ -15,7 +15,7 @@ from vitprune.data import Data
 from vitprune.digest import weights_digest
 from vitprune.pipeline.cells import key_of
 from vitprune.pipeline.prune_settings import PruneSettings
-from vitprune.pipeline.schedule import Schedule, first_scores
+from vitprune.pipeline.schedule import Schedule, scored
 from vitprune.progress import Progress
 from vitprune.rotate import KINDS as ROTATED_KINDS
 from vitprune.rotate import Rotated, rotate
@@ -53,7 +53,8 @@ def ranked(
         for name, why in rotated.left.items():
             progress.line(f"not rotated: {name}: {why}")
     progress.line(f"scoring by {settings.method}")
-    return Ranking(rotated, first_scores(model, graph, schedule, batches, kinds, rotated))
+    source = model if rotated is None else rotated.model
+    return Ranking(rotated, scored(source, graph, schedule, batches, kinds, rotated))
 
 
 class Rankings:

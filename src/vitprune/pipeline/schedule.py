@@ -47,28 +47,20 @@ class Schedule:
         check_way(self.over, self.method)
 
 
-def first_scores(
+def scored(
     model: nn.Module,
     graph: Graph,
     schedule: Schedule,
     batches: Iterable[Any] | None,
     kinds: Sequence[str],
-    rotated: Rotated | None,
+    rotated: Rotated | None = None,
 ) -> Scores:
-    """The scores of the whole model, which is `rotated`'s where there is one: every rotated lane in falling order."""
-    source = model if rotated is None else rotated.model
-    found = _scored(source, graph, schedule, batches, kinds)
-    return found if rotated is None else ordered(found, rotated)
-
-
-def _scored(
-    model: nn.Module, graph: Graph, schedule: Schedule, batches: Iterable[Any] | None, kinds: Sequence[str]
-) -> Scores:
+    """The scores of a model's units; of one that is `rotated`'s, every rotated lane in falling order."""
     how = {"reduction": schedule.reduction, "normalisation": schedule.normalisation}
     if schedule.over == "pooled":
-        return score(graph, model, schedule.method, schedule.seed, batches, kinds, **how)
+        return ordered(score(graph, model, schedule.method, schedule.seed, batches, kinds, **how), rotated)
     found = [score(graph, model, schedule.method, schedule.seed, p, kinds, **how) for p in parts_of(batches)]
-    return combined(found, schedule.over, [g.name for g in graph.groups if g.kind in kinds])
+    return ordered(combined(found, schedule.over, [g.name for g in graph.groups if g.kind in kinds]), rotated)
 
 
 def in_steps(
@@ -93,7 +85,7 @@ def in_steps(
 
     example: arguments that `graph` was traced with. settings: further arguments of `allocate`. rotated: what `model` is
     the module of, if it is the dense one in another basis; that basis stays for all steps, its dims going last
-    first. scores: `first_scores`, where they are known.
+    first. scores: `scored` of the whole model, where that is done.
 
     Raises TargetError for a target that is malformed or out of reach, before the first step; OracleError when the last
     model differs from the masked dense one.
@@ -108,7 +100,7 @@ def in_steps(
         return allocate(graph, found, target, within=within, **settings)
 
     if scores is None:
-        scores = first_scores(model, graph, schedule, batches, kinds, rotated)
+        scores = scored(model, graph, schedule, batches, kinds, rotated)
     plan = decided(scores, None)  # fails at once for a target that is out of reach
     way = target
     if target is not None and target.metric == "latency":
@@ -123,10 +115,8 @@ def in_steps(
         got = ", ".join(f"{name}={plan.obtained[name]['ratio']:.4f}" for name in ("macs", "params"))
         said.line(f"step {step - 1} of {steps}: {got}")
         now = trace(small, example)
-        placed: Scores = dense_scores(
-            _scored(small, now, schedule, batches, kinds), plan, graph, same_groups(now, graph)
-        )
-        placed = placed if rotated is None else ordered(placed, rotated)
+        found = scored(small, now, schedule, batches, kinds)
+        placed = ordered(dense_scores(found, plan, graph, same_groups(now, graph)), rotated)
         stuck |= {n for n in set(graph.sizes()) - set(placed) if plan.groups[n].kept_size > 1}
         further = (
             decided(placed, plan) if step == steps else _allocate(graph, placed, way, settings, step / steps, plan)

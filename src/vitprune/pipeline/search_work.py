@@ -101,7 +101,7 @@ class SearchWork:
             rotated = rotate(source, self.graph, images, self.kinds)
             source = rotated.model
         self.said.line(f"scoring by {chosen.score}")
-        scores = score(self.graph, source, chosen.score, self.seed, images, self.kinds)
+        scores = ordered(score(self.graph, source, chosen.score, self.seed, images, self.kinds), rotated)
         latency = None
         if "latency" in metrics_of(chosen):
             names = [g.name for g in self.graph.groups]
@@ -114,7 +114,7 @@ class SearchWork:
         prober = Prober(
             source,
             self.graph,
-            scores if rotated is None else ordered(scores, rotated),
+            scores,
             self.space,
             Judge(self.opened.model, self.data.val, self.device),
             images,

@@ -106,8 +106,13 @@ def _seen(path: Path, sums: Sums) -> bool:
     return (name, "right") in sums and (path.group.kind == "v" or (name, "left") in sums)
 
 
-def ordered(scores: Scores, rotated: Rotated) -> Scores:
-    """The scores with every rotated lane in falling order, as the rotation put its best dims first."""
+def ordered(scores: Scores, rotated: Rotated | None) -> Scores:
+    """The scores with every rotated lane in falling order, as the rotation put its best dims first.
+
+    rotated: what the scored model is the module of; None: of nothing, the scores stay as they are.
+    """
+    if rotated is None:
+        return scores
     return {
         name: np.sort(values, axis=1)[:, ::-1].copy() if name in rotated.energy else values
         for name, values in scores.items()
